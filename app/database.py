@@ -1,0 +1,335 @@
+"""The store: one engine behind two verbs. The only file that knows which database it is.
+
+A transaction is a plain function that takes a session. Nothing can be awaited inside it, so no
+transaction ever spans an await. SQLite has one writer thread; transactions that wait for it at the
+same moment share one commit (each behind its own savepoint), so that sixteen clients pay for one
+fsync instead of sixteen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool, QueuePool
+from sqlmodel import Session
+
+from app.errors import StorageFull, StoreUnavailable
+
+T = TypeVar("T")
+
+_BUSY_TIMEOUT_MS = 10_000
+_MOST_SHARED = 64
+"""How many waiting transactions may share one commit."""
+
+_NETWORK_FILE_SYSTEMS = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "glusterfs", "lustre", "beegfs"}
+)
+"""Where SQLite's WAL cannot work, because its shared memory file needs one host
+(https://sqlite.org/wal.html). FUSE file systems are judged by trying."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    fn: Callable[[Session], Any]
+    durable: bool
+    done: Future[Any]
+
+
+def translate(error: DBAPIError) -> Exception:
+    """Turn a driver's error into one whose text may be shown; others come back unchanged."""
+    original = error.orig
+    if isinstance(original, sqlite3.Error):
+        code = getattr(original, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_FULL:
+            return StorageFull(
+                "The disk that holds the gateway's database is full; nothing was stored. "
+                "Free space or delete finished jobs, then send the request again.",
+                retry_after=60,
+            )
+        if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+            return StoreUnavailable(
+                "Another process holds the database; nothing was stored.", retry_after=5
+            )
+        if code in {
+            sqlite3.SQLITE_IOERR,
+            sqlite3.SQLITE_CORRUPT,
+            sqlite3.SQLITE_NOTADB,
+            sqlite3.SQLITE_READONLY,
+            sqlite3.SQLITE_CANTOPEN,
+        }:
+            return StoreUnavailable(
+                "The database file cannot be used; the gateway's log has the reason.",
+                retry_after=30,
+            )
+    if error.connection_invalidated:
+        return StoreUnavailable("The connection to the database was lost.", retry_after=5)
+    return error
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise the gateway's own errors for what the driver reports."""
+    try:
+        yield
+    except DBAPIError as error:
+        better = translate(error)
+        if better is error:
+            raise
+        raise better from error
+
+
+def file_system_of(path: Path, mounts: str | None = None) -> str:
+    """Name of the file system type that holds `path`, from the kernel's mount table.
+
+    Args:
+        path: Any path; its nearest existing parent is looked up.
+        mounts: Text in the format of /proc/mounts; read from there if not given.
+    """
+    if mounts is None:
+        table = Path("/proc/mounts")
+        mounts = table.read_text(encoding="utf-8") if table.exists() else ""
+    wanted = path.resolve()
+    best, found = "", "unknown"
+    for line in mounts.splitlines():
+        _, mount_point, kind, *_ = line.split()
+        if wanted.is_relative_to(mount_point) and len(mount_point) >= len(best):
+            best, found = mount_point, kind
+    return found
+
+
+class Database:
+    """One database, opened with `open()` and used through `read` and `write`.
+
+    Raises (from every verb):
+        StorageFull: The disk is full; the transaction left nothing.
+        StoreUnavailable: The database is locked, damaged or out of reach.
+    """
+
+    def __init__(self, url: str, *, readers: int = 4) -> None:
+        self.url = url
+        self._readers = readers
+        self._is_sqlite = sa.make_url(url).get_backend_name() == "sqlite"
+        self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._pool: ThreadPoolExecutor | None = None
+        self._hot: Connection | None = None
+        self._engine: Engine | None = None
+        self.journal_mode = "none"
+
+    # --- life ------------------------------------------------------------------------------
+
+    @property
+    def path(self) -> Path | None:
+        """The SQLite file; None for a server database."""
+        name = sa.make_url(self.url).database
+        return Path(name) if self._is_sqlite and name else None
+
+    @property
+    def engine(self) -> Engine:
+        """The SQLAlchemy engine, for migrations and backup only."""
+        if self._engine is None:
+            self._engine = self._make_engine()
+        return self._engine
+
+    def open(self) -> None:
+        """Connect, choose the journal mode, start the writer. The schema must be there."""
+        with translated():
+            if self._is_sqlite:
+                self.journal_mode = self._choose_journal_mode()
+            self._pool = ThreadPoolExecutor(self._readers, thread_name_prefix="db-read")
+            if self._is_sqlite:
+                self._hot = self.engine.connect()
+                self._thread = threading.Thread(
+                    target=self._write_loop, name="db-write", daemon=True
+                )
+                self._thread.start()
+
+    def close(self) -> None:
+        """Finish the writes already asked for and close every connection."""
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread.join()
+            self._thread = None
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+        if self._hot is not None:
+            self._hot.close()
+            self._hot = None
+        if self._engine is not None:
+            self._engine.dispose()
+            self._engine = None
+
+    # --- verbs -----------------------------------------------------------------------------
+
+    async def read(self, fn: Callable[[Session], T], *, hot: bool = False) -> T:
+        """Run `fn` in a read transaction and give its result.
+
+        Args:
+            fn: Plain function; must not write.
+            hot: Run on the event loop itself. Only for a lookup by primary key: it avoids the
+                two thread switches that cost more than the lookup, and blocks the loop meanwhile.
+        """
+        if hot and self._hot is not None:
+            with translated(), self._hot.begin(), Session(self._hot) as session:
+                return fn(session)
+        if self._pool is None:
+            raise StoreUnavailable("The store is not open.")
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._read, fn)
+
+    async def write(self, fn: Callable[[Session], T], *, durable: bool = True) -> T:
+        """Run `fn` in a write transaction, commit it, and give its result.
+
+        If `fn` raises, nothing of it is kept and the error is raised here. The result must not
+        be a live table object: a session's objects end with it.
+
+        Args:
+            fn: Plain function. It may run beside other functions in one commit, never mixed with
+                them.
+            durable: Whether the commit must survive a power cut, as everything promised to a
+                client must. Progress and media chunks need not.
+        """
+        if not self._is_sqlite:
+            if self._pool is None:
+                raise StoreUnavailable("The store is not open.")
+            return await asyncio.get_running_loop().run_in_executor(self._pool, self._write, fn)
+        if self._thread is None:
+            raise StoreUnavailable("The store is not open.")
+        done: Future[T] = Future()
+        self._queue.put(_Work(fn, durable, done))
+        return await asyncio.wrap_future(done)
+
+    # --- one place for each kind of transaction ----------------------------------------------
+
+    def _read(self, fn: Callable[[Session], T]) -> T:
+        with translated(), Session(self.engine) as session:
+            return fn(session)
+
+    def _write(self, fn: Callable[[Session], T]) -> T:
+        with translated(), Session(self.engine) as session, session.begin():
+            return fn(session)
+
+    def _write_loop(self) -> None:
+        connection = self.engine.connect().execution_options(writer=True)
+        synchronous = ""
+        open_ = True
+        while open_:
+            batch: list[_Work] = []
+            work = self._queue.get()
+            while work is not None:
+                batch.append(work)
+                if len(batch) == _MOST_SHARED or self._queue.empty():
+                    break
+                work = self._queue.get()
+            open_ = work is not None
+            if not batch:
+                continue
+            wanted = "FULL" if any(work.durable for work in batch) else "NORMAL"
+            if self.journal_mode != "wal":
+                wanted = "FULL"
+            if wanted != synchronous:
+                _pragma(connection, f"synchronous={wanted}")
+                synchronous = wanted
+            _run_batch(connection, batch)
+        connection.close()
+
+    # --- SQLite ------------------------------------------------------------------------------
+
+    def _make_engine(self) -> Engine:
+        if not self._is_sqlite:
+            return sa.create_engine(
+                self.url, pool_size=self._readers, max_overflow=2, pool_pre_ping=True
+            )
+        in_file = self.path is not None
+        engine = sa.create_engine(
+            self.url,
+            poolclass=QueuePool if in_file else NullPool,
+            pool_size=self._readers + 2,
+            connect_args={"check_same_thread": False, "timeout": _BUSY_TIMEOUT_MS / 1000},
+        )
+        sa.event.listen(engine, "connect", _prepare_connection)
+        sa.event.listen(engine, "begin", _begin)
+        return engine
+
+    def _choose_journal_mode(self) -> str:
+        """WAL where it can work, else a rollback journal."""
+        path = self.path
+        if path is None:
+            return "memory"
+        network = file_system_of(path.parent) in _NETWORK_FILE_SYSTEMS
+        with self.engine.connect() as connection:
+            mode = _pragma(connection, "journal_mode=" + ("TRUNCATE" if network else "WAL"))
+            if str(mode).lower() not in {"wal", "truncate"}:
+                mode = _pragma(connection, "journal_mode=TRUNCATE")
+            return str(mode).lower()
+
+
+def _prepare_connection(connection: sqlite3.Connection, _record: object) -> None:
+    connection.isolation_level = None  # SQLAlchemy's own begin event decides when to begin
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA cache_size=-8000")
+    cursor.close()
+
+
+def _begin(connection: Connection) -> None:
+    # A deferred transaction that reads and then writes fails at once when another process wrote
+    # in between, and no busy timeout covers that; so a writer takes the lock first.
+    writer = connection.get_execution_options().get("writer", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writer else "BEGIN")
+
+
+def _pragma(connection: Connection, text: str) -> Any:  # noqa: ANN401 - a pragma answers anything
+    """Run a pragma outside a transaction, where several of them are silently ignored."""
+    raw = connection.connection.driver_connection
+    if not isinstance(raw, sqlite3.Connection):
+        raise TypeError("pragmas are SQLite's")
+    row = raw.execute(f"PRAGMA {text}").fetchone()
+    return row[0] if row else None
+
+
+def _run_batch(connection: Connection, batch: Sequence[_Work]) -> None:
+    """Commit all work of a batch together; what raised is rolled back to its savepoint."""
+    answers: list[tuple[Future[Any], Any, BaseException | None]] = []
+    try:
+        with translated(), connection.begin():
+            for work in batch:
+                if not work.done.set_running_or_notify_cancel():
+                    continue
+                try:
+                    with (
+                        translated(),
+                        Session(connection, join_transaction_mode="create_savepoint") as session,
+                        session.begin(),
+                    ):
+                        result = work.fn(session)
+                except (StorageFull, StoreUnavailable):
+                    raise
+                except Exception as error:  # noqa: BLE001 - it is handed to the caller who waits
+                    answers.append((work.done, None, error))
+                else:
+                    answers.append((work.done, result, None))
+    except Exception as error:  # noqa: BLE001 - nothing was committed: every caller must know
+        for work in batch:
+            if not work.done.done():
+                work.done.set_exception(error)
+        return
+    for done, result, failure in answers:
+        if failure is None:
+            done.set_result(result)
+        else:
+            done.set_exception(failure)

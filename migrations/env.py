@@ -1,0 +1,28 @@
+"""Alembic's entry: runs the migrations on the engine that the gateway passes in."""
+
+from __future__ import annotations
+
+from alembic import context
+from sqlalchemy import create_engine
+from sqlmodel import SQLModel
+
+import app.access.tables
+import app.gpu.tables
+import app.jobs.tables
+import app.media.tables
+import app.webhooks.tables  # noqa: F401 - imported so that every table is known
+
+engine = context.config.attributes.get("engine")
+if engine is None:
+    engine = create_engine(context.config.get_main_option("sqlalchemy.url") or "sqlite://")
+
+with engine.connect() as connection:
+    context.configure(
+        connection=connection,
+        target_metadata=SQLModel.metadata,
+        render_as_batch=connection.dialect.name == "sqlite",
+        compare_type=True,
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+    connection.commit()
