@@ -1,0 +1,1 @@
+"""Media: what clients send and what the engine makes, from the first byte to the last."""
