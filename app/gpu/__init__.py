@@ -1,0 +1,1 @@
+"""Room on the card: readings, estimates and the decision to start."""
