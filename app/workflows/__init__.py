@@ -1,0 +1,1 @@
+"""Workflows: what can be asked for, and the ComfyUI graph that answers it."""
