@@ -8,7 +8,7 @@ session and belongs inside `Database.write`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, cast
@@ -19,7 +19,7 @@ from sqlmodel import Session, col, select
 from uuid_utils import compat as uuids
 
 from app.errors import FAILURES, IdempotencyMismatch
-from app.jobs.states import MOVES, Caps, GiveUp, Loss, Losses, Move, Retry, Status, after_loss
+from app.jobs.states import MOVES, Caps, GiveUp, Loss, Losses, Move, Status, after_loss
 from app.jobs.tables import Attempt, IdempotencyKey, Job, JobEvent, JobInput, JobLabel
 from app.media.tables import Artifact
 from app.webhooks import outbox
@@ -46,10 +46,10 @@ class NewJob:
     workflow: str
     owner: str | None
     request: Mapping[str, Any]
-    plan: Mapping[str, Any]
     inputs: Mapping[str, str]
     shape: str
     formula_mib: int
+    low_memory_shape: str
     low_memory_mib: int
     priority: int = 0
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -154,12 +154,12 @@ def submit(session: Session, new: NewJob, *, now: datetime) -> Submitted:
             priority=new.priority,
             batch_id=new.batch_id,
             request=dict(new.request),
-            plan=dict(new.plan),
             labels=dict(new.labels),
             warnings=list(new.warnings),
             webhook=dict(new.webhook) if new.webhook is not None else None,
             shape=new.shape,
             formula_mib=new.formula_mib,
+            low_memory_shape=new.low_memory_shape,
             low_memory_mib=new.low_memory_mib,
             created_at=now,
             queue_deadline=now + timedelta(seconds=new.max_queue_seconds)
@@ -316,12 +316,12 @@ def succeed(
     session: Session,
     fence: Fence,
     *,
-    artifacts: Iterable[NewArtifact],
+    artifacts: Sequence[NewArtifact],
     usage: Usage,
     now: datetime,
 ) -> bool:
     """End a job well: its artifacts are linked in the same transaction. One must be `video`."""
-    made = {artifact.name: str(uuids.uuid7()) for artifact in (artifacts := list(artifacts))}
+    made = {artifact.name: str(uuids.uuid7()) for artifact in artifacts}
     moved = _move(
         session,
         Move.SUCCEED,
@@ -446,7 +446,7 @@ def lose(
     _end_attempt(
         session, fence, loss.value, usage=usage, detail=note.private, log_tail=log_tail, now=now
     )
-    data = {"reason": note.detail, "loss": loss.value, "counted": _is_counted(verdict)}
+    data = {"reason": note.detail, "loss": loss.value, "counted": verdict.counted}
     _log(session, fence.job_id, "job.queued", data, now=now)
     return True
 
@@ -510,7 +510,13 @@ def wait(
     statement = (
         sa.update(Job)
         .where(col(Job.id) == job_id, col(Job.status) == Status.QUEUED)
-        .values(phase=phase, reason=reason, waiting=waiting, version=Job.version + 1)
+        .values(
+            phase=phase,
+            reason=reason,
+            waiting=waiting,
+            vram_wait_since=(job.vram_wait_since or now) if vram is not None else None,
+            version=Job.version + 1,
+        )
     )
     if _count(session, statement) != 1:
         return False
@@ -540,6 +546,7 @@ _UNCLAIMED: dict[str, Any] = {
     "node": None,
     "eta_at": None,
     "started_at": None,
+    "vram_wait_since": None,
 }
 
 
@@ -639,10 +646,6 @@ def _error(note: FailureNote) -> dict[str, Any]:
         "node_id": note.node_id,
         "node_type": note.node_type,
     }
-
-
-def _is_counted(verdict: Retry) -> bool:
-    return verdict.counted
 
 
 def _utc(now: datetime) -> sa.BindParameter[datetime]:

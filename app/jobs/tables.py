@@ -42,6 +42,7 @@ class Job(SQLModel, table=True):
         sa.Index("ix_job_workflow", "workflow", "id"),
         sa.Index("ix_job_batch", "batch_id"),
         sa.Index("ix_job_finished", "finished_at"),
+        sa.Index("ix_job_shape", "shape", "id"),
     )
 
     id: str = Field(primary_key=True, description="UUIDv7: its order is the order of arrival")
@@ -55,15 +56,13 @@ class Job(SQLModel, table=True):
     batch_id: str | None = None
 
     request: dict[str, Any] = _json()
-    plan: dict[str, Any] = Field(
-        sa_type=sa.JSON, default_factory=dict, description="What rendering needs beside the request"
-    )
     labels: dict[str, Any] = _json()
     warnings: list[str] = Field(sa_type=sa.JSON, default_factory=list)
     webhook: dict[str, Any] | None = Field(default=None, sa_type=sa.JSON(none_as_null=True))
 
     shape: str = Field(default="", description="Key under which its peak memory is learned")
     formula_mib: int = 0
+    low_memory_shape: str = ""
     low_memory_mib: int = 0
     low_memory: bool = False
 
@@ -75,6 +74,9 @@ class Job(SQLModel, table=True):
     lost_stalls: int = 0
     lost_oom: int = 0
     not_before: datetime | None = None
+    vram_wait_since: datetime | None = Field(
+        default=None, description="Since when it waits for memory: smaller jobs may pass it so long"
+    )
 
     fraction: float = 0.0
     step: int | None = None

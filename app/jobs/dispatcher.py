@@ -1,0 +1,277 @@
+"""One dispatcher for each engine: asks admission, claims, starts runners, keeps the next one ready.
+
+Woken by a submission, by a runner that lets go of the engine, and by a change of the engine. A job
+that must wait stays queued and unclaimed, with the reason in its row. At most two prompts are in
+the engine: one that runs and one staged behind it, so that the GPU never waits for the gateway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+from uuid import uuid4
+
+import structlog
+from sqlmodel import Session, col, or_, select
+
+from app.database import Database
+from app.errors import StorageFull, StoreUnavailable
+from app.gpu.admission import Candidate
+from app.jobs import queue
+from app.jobs.engine import Engine
+from app.jobs.feed import Feed
+from app.jobs.gate import Gate
+from app.jobs.queue import FailureNote, Fence
+from app.jobs.runner import Runner
+from app.jobs.states import Status
+from app.jobs.tables import Job
+from app.wire import VramWait
+
+log = structlog.get_logger(__name__)
+
+DEPTH = 2
+"""Prompts in the engine at once. Never deeper: cancel, priority and admission keep their meaning
+only for jobs that the engine has not got."""
+
+_LOOK_AT = 32
+"""Queued jobs that are weighed against the card at once."""
+
+
+class MakeRunner(Protocol):
+    """Builds the runner of an attempt."""
+
+    def __call__(
+        self, fence: Fence, engine: Engine, on_release: Callable[[], None]
+    ) -> Runner: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A queued job as the dispatcher weighs it."""
+
+    job_id: str
+    workflow: str
+    shape: str
+    formula_mib: int
+    priority: int
+    vram_wait_since: datetime | None
+
+
+def waiting_jobs(session: Session, *, now: datetime, limit: int) -> Sequence[Waiting]:
+    """Give the queued jobs that may be offered now, in the order of the queue."""
+    rows = session.exec(
+        select(Job)
+        .where(
+            col(Job.status) == Status.QUEUED,
+            or_(col(Job.not_before).is_(None), col(Job.not_before) <= now),
+        )
+        .order_by(col(Job.priority).desc(), col(Job.id))
+        .limit(limit)
+    ).all()
+    return [
+        Waiting(
+            row.id,
+            row.workflow,
+            row.low_memory_shape if row.low_memory else row.shape,
+            row.low_memory_mib if row.low_memory else row.formula_mib,
+            row.priority,
+            row.vram_wait_since,
+        )
+        for row in rows
+    ]
+
+
+class Dispatcher:
+    """Gives queued jobs to one engine."""
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        db: Database,
+        gate: Gate,
+        feed: Feed,
+        make_runner: MakeRunner,
+        backfill_seconds: float,
+        tick_seconds: float = 0.5,
+        now: Callable[[], datetime],
+    ) -> None:
+        self.engine = engine
+        self.draining = False
+        self.verdict = "The queue is empty."
+        self._db = db
+        self._gate = gate
+        self._feed = feed
+        self._make_runner = make_runner
+        self._backfill_seconds = backfill_seconds
+        self._tick_seconds = tick_seconds
+        self._now = now
+        self._wake = asyncio.Event()
+        self._runners: dict[str, tuple[Runner, asyncio.Task[None]]] = {}
+        self._needs: dict[str, tuple[int, str]] = {}
+
+    # --- for others --------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Look at the queue again now."""
+        self._wake.set()
+
+    def cancel(self, job_id: str) -> None:
+        """Tell the runner of a job, if it runs here, that the job is to be canceled."""
+        if job_id in self._runners:
+            self._runners[job_id][0].cancel.set()
+
+    @property
+    def in_engine(self) -> list[str]:
+        """Jobs whose prompts are in the engine, the running one first."""
+        return [job for job, (runner, _) in self._runners.items() if runner.in_engine]
+
+    @property
+    def busy(self) -> bool:
+        """Whether any attempt has not ended yet."""
+        return bool(self._runners)
+
+    def adopt(self, fence: Fence, need_mib: int, models: str) -> None:
+        """Take up an attempt that was found unfinished."""
+        self._start(fence, need_mib, models)
+
+    # --- the loop ------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Dispatch for as long as the gateway runs."""
+        try:
+            while True:
+                self._wake.clear()
+                claimed = False
+                try:
+                    claimed = await self._step()
+                except (StorageFull, StoreUnavailable) as error:
+                    log.warning("cannot dispatch", reason=error.detail)
+                if claimed:
+                    continue
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._tick_seconds):
+                        await self._wake.wait()
+        finally:
+            await self._abandon()
+
+    async def _abandon(self) -> None:
+        """Stop following. The attempts stay unfinished in the store and are taken up again."""
+        tasks = [task for _, task in self._runners.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _step(self) -> bool:
+        """Claim at most one job; say whether one was claimed."""
+        if self.draining:
+            self.verdict = "Draining: no new jobs are started."
+            return False
+        if len(self.in_engine) >= DEPTH:
+            self.verdict = "The engine has one job to run and one staged."
+            return False
+        now = self._now()
+        jobs = await self._db.read(lambda session: waiting_jobs(session, now=now, limit=_LOOK_AT))
+        if not jobs:
+            self.verdict = "The queue is empty."
+            return False
+        if not self.engine.ready:
+            self.verdict = f"The engine is {self.engine.state}."
+            await self._say(jobs, "waiting_for_engine", self._engine_reason())
+            return False
+        runnable = [job for job in jobs if self.engine.can_run(job.workflow)]
+        for job in jobs:
+            if job not in runnable:
+                await self._say([job], "waiting_for_engine", self._missing_reason(job.workflow))
+        return bool(runnable) and await self._admit(runnable, now)
+
+    async def _admit(self, jobs: Sequence[Waiting], now: datetime) -> bool:
+        candidates = [self._candidate(job, now) for job in jobs]
+        running = self._needs.get(self.in_engine[0]) if self.in_engine else None
+        choice = await self._gate.choose(
+            candidates, running=running, backfill_seconds=self._backfill_seconds
+        )
+        self.verdict = choice.verdict
+        for job_id, wait in choice.waits.items():
+            await self._wait(job_id, "waiting_for_vram", wait.detail, wait)
+        for job_id, detail in choice.never.items():
+            note = FailureNote("out-of-memory", detail)
+            await self._write(job_id, lambda s, j=job_id, n=note: queue.expire(s, j, n, now=now))
+        if choice.problem is not None:
+            await self._say(jobs[:1], "waiting_for_engine", choice.problem)
+        if choice.job_id is None:
+            return bool(choice.never)
+        chosen = next(item for item in candidates if item.job_id == choice.job_id)
+        attempt_id = str(uuid4())
+        fence = await self._db.write(
+            lambda session: queue.claim(
+                session,
+                chosen.job_id,
+                engine=self.engine.name,
+                attempt_id=attempt_id,
+                now=self._now(),
+            )
+        )
+        if fence is not None:
+            self._start(fence, chosen.need_mib, chosen.models)
+            self._feed.publish(fence.job_id)
+        return True
+
+    def _candidate(self, job: Waiting, now: datetime) -> Candidate:
+        since = job.vram_wait_since
+        return Candidate(
+            job_id=job.job_id,
+            need_mib=self._gate.need(job.shape, job.formula_mib),
+            models=models_of(job.shape),
+            priority=job.priority,
+            waited_seconds=(now - since).total_seconds() if since is not None else 0.0,
+        )
+
+    def _start(self, fence: Fence, need_mib: int, models: str) -> None:
+        runner = self._make_runner(fence, self.engine, self.wake)
+        self._needs[fence.job_id] = (need_mib, models)
+        task = asyncio.create_task(runner.run(), name=f"attempt-{fence.attempt_id}")
+        self._runners[fence.job_id] = (runner, task)
+        task.add_done_callback(lambda done: self._ended(fence.job_id, done))
+
+    def _ended(self, job_id: str, task: asyncio.Task[None]) -> None:
+        self._runners.pop(job_id, None)
+        self._needs.pop(job_id, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("runner crashed", job_id=job_id, exc_info=error)
+        self.wake()
+
+    # --- why they wait ---------------------------------------------------------------------------------
+
+    def _engine_reason(self) -> str:
+        detail = self.engine.detail
+        return f"The engine is {self.engine.state}" + (f": {detail}" if detail else ".")
+
+    def _missing_reason(self, workflow: str) -> str:
+        names = ", ".join(part.name for part in self.engine.missing.get(workflow, ()))
+        return f"The engine lacks what the workflow {workflow!r} needs: {names}."
+
+    async def _say(self, jobs: Sequence[Waiting], phase: str, reason: str) -> None:
+        for job in jobs:
+            await self._wait(job.job_id, phase, reason, None)
+
+    async def _wait(self, job_id: str, phase: str, reason: str, vram: VramWait | None) -> None:
+        await self._write(
+            job_id,
+            lambda session: queue.wait(
+                session, job_id, phase=phase, reason=reason, vram=vram, now=self._now()
+            ),
+        )
+
+    async def _write(self, job_id: str, fn: Callable[[Session], bool]) -> None:
+        if await self._db.write(fn, durable=False):
+            self._feed.publish(job_id)
+
+
+def models_of(shape: str) -> str:
+    """Key of the models that a shape loads: its workflow and variant."""
+    return shape.rsplit("/", 1)[0]

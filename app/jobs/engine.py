@@ -1,0 +1,164 @@
+"""One ComfyUI as the dispatcher sees it: reachable or not, healthy or not, able to run what.
+
+It watches `/system_stats`, holds every workflow against `/object_info` each time the engine
+(re)appears, and counts the engine's lives, so that a runner can tell a death from forgetfulness.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Literal
+
+import structlog
+
+from app.comfy.client import ComfyClient, EngineError
+from app.comfy.supervisor import Supervisor
+from app.wire import MissingPart
+from app.workflows.check import check
+from app.workflows.registry import Registry
+
+State = Literal["starting", "ready", "unreachable", "unhealthy", "stopped"]
+
+log = structlog.get_logger(__name__)
+
+
+class Engine:
+    """The state of one engine, kept by its `watch` loop."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        client: ComfyClient,
+        workflows: Registry,
+        supervisor: Supervisor | None = None,
+        poll_seconds: float = 1.0,
+        check_seconds: float = 60.0,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.name = name
+        self.client = client
+        self.supervisor = supervisor
+        self.state: State = "starting"
+        self.detail: str | None = None
+        self.version: str | None = None
+        self.missing: dict[str, tuple[MissingPart, ...]] = {}
+        self.lives = 0
+        self._workflows = workflows
+        self._poll_seconds = poll_seconds
+        self._check_seconds = check_seconds
+        self._on_change = on_change
+        self._seen_generation = -1
+        self._ready = asyncio.Event()
+        self._wake = asyncio.Event()
+        self._checked_at = float("-inf")
+        self._fault: str | None = None
+        self._ours = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether a job may be given to it."""
+        return self.state == "ready"
+
+    def can_run(self, workflow: str) -> bool:
+        """Whether everything the workflow needs was seen on the engine."""
+        return not self.missing.get(workflow, (MissingPart(kind="node", name="?", detail="?"),))
+
+    async def wait_ready(self, seconds: float) -> bool:
+        """Wait until the engine is ready, at most so long; say whether it is."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._ready.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def log_tail(self) -> str | None:
+        """The last lines of the engine's log, where the gateway owns the engine."""
+        return self.supervisor.log_tail() if self.supervisor is not None else None
+
+    def fault(self, detail: str) -> None:
+        """Latch a CUDA fault: nothing is run until the engine was restarted."""
+        self._fault = detail
+        self._set("unhealthy", detail)
+        self._wake.set()
+
+    def recheck(self) -> None:
+        """Look at the engine again now."""
+        self._checked_at = float("-inf")
+        self._wake.set()
+
+    async def restart(self, reason: str) -> bool:
+        """Restart the engine if the gateway owns it; say whether it did."""
+        if self.supervisor is None:
+            return False
+        self._set("starting", reason)
+        await self.supervisor.restart(reason)
+        self.recheck()
+        return True
+
+    async def watch(self) -> None:
+        """Keep `state` true, for as long as the gateway runs."""
+        while True:
+            await self._look()
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(self._poll_seconds):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    async def _look(self) -> None:
+        supervised = self.supervisor
+        if supervised is not None and supervised.generation != self._seen_generation:
+            self._new_life()
+            self._seen_generation = supervised.generation
+        try:
+            stats = await self.client.system_stats()
+        except EngineError as error:
+            if self.state == "ready" or self._fault is not None:
+                self._new_life(counted=supervised is None)
+            starting = supervised is not None and supervised.state == "starting"
+            if starting:
+                self._set("starting", "The engine is starting.")
+            else:
+                self._set("unreachable", str(error))
+            return
+        if self._fault is not None:
+            self._set("unhealthy", self._fault)
+            return
+        self.version = stats.comfyui_version
+        loop_time = asyncio.get_running_loop().time()
+        if self.state != "ready" or loop_time - self._checked_at > self._check_seconds:
+            await self._check_workflows()
+            self._checked_at = loop_time
+
+    def _new_life(self, *, counted: bool = True) -> None:
+        """Forget what was true of the engine's last process."""
+        self.lives += counted
+        self._fault = None
+        self._checked_at = float("-inf")
+
+    async def _check_workflows(self) -> None:
+        try:
+            info = await self.client.object_info()
+        except EngineError as error:
+            self._set("unreachable", str(error))
+            return
+        self.missing = {workflow.name: check(workflow, info) for workflow in self._workflows}
+        for name, parts in self.missing.items():
+            if parts and self.state != "ready":
+                log.warning("workflow unavailable", workflow=name, missing=[p.name for p in parts])
+        self._set("ready", None)
+
+    def _set(self, state: State, detail: str | None) -> None:
+        changed = state != self.state
+        self.state, self.detail = state, detail
+        if state == "ready":
+            self._ready.set()
+        else:
+            self._ready.clear()
+        if changed:
+            log.info("engine state", engine=self.name, state=state, detail=detail)
+            self._on_change()

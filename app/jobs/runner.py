@@ -1,0 +1,461 @@
+"""One attempt: prepare, render, submit, follow, collect. Ends in an Outcome, written once.
+
+The same code serves a fresh attempt and one found after a restart: that one starts by asking the
+engine where its prompt is, and goes on from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import structlog
+from sqlmodel import Session, col, select
+
+from app.comfy import messages
+from app.comfy.client import (
+    Absent,
+    AnswerLost,
+    EngineError,
+    Finished,
+    GraphRefused,
+    Located,
+    Pending,
+    Running,
+    public_text,
+)
+from app.database import Database
+from app.errors import FAILURES, GatewayError, StorageFull, StoreUnavailable, UnsupportedMedia
+from app.gpu.sampler import PeakSampler
+from app.jobs import queue
+from app.jobs.collect import Collector, OutputUnusable
+from app.jobs.engine import Engine
+from app.jobs.feed import Feed
+from app.jobs.follow import (
+    CancelAsked,
+    Ended,
+    Ending,
+    Follower,
+    Gone,
+    Overdue,
+    Patience,
+    Stalled,
+)
+from app.jobs.outcome import Failed, Lost, NotOurs, Outcome, Stopped, Succeeded, conclude
+from app.jobs.progress import Tracker
+from app.jobs.queue import FailureNote, Fence, Report, Usage
+from app.jobs.staging import Stager
+from app.jobs.states import Caps, Loss
+from app.jobs.tables import Attempt, Job
+from app.jobs.views import expected_seconds
+from app.workflows.registry import Registry, Workflow
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What an attempt has to know of its job, read once."""
+
+    fence: Fence
+    workflow: str
+    request: Mapping[str, Any]
+    shape: str
+    low_memory: bool
+    max_run_seconds: float | None
+    submitted: bool
+    started: bool
+    cancel_requested: bool
+    graph: Mapping[str, Any] | None
+    expected_seconds: float | None
+
+
+def load_task(session: Session, fence: Fence) -> Task | None:
+    """Read what the attempt needs; None if it is no longer the job's attempt."""
+    row = session.exec(
+        select(Job, Attempt)
+        .join(Attempt, col(Attempt.id) == col(Job.attempt_id))
+        .where(col(Job.id) == fence.job_id, col(Job.attempt) == fence.number)
+    ).first()
+    if row is None:
+        return None
+    job, attempt = row
+    return Task(
+        fence=fence,
+        workflow=job.workflow,
+        request=job.request,
+        shape=job.shape,
+        low_memory=attempt.low_memory,
+        max_run_seconds=job.max_run_seconds,
+        submitted=attempt.submitting_at is not None,
+        started=attempt.started_at is not None,
+        cancel_requested=job.cancel_requested_at is not None,
+        graph=attempt.graph,
+        expected_seconds=expected_seconds(session, job.shape),
+    )
+
+
+def prefix_of(fence: Fence) -> str:
+    """Start of the names of all files that an attempt writes in the engine's output folder."""
+    return f"gateway/{fence.attempt_id}"
+
+
+class Runner:
+    """Runs one attempt on one engine.
+
+    Attributes:
+        fence: The right to move the job.
+        engine: Where it runs.
+        cancel: Set when somebody wants the job canceled.
+        in_engine: Whether the engine has, or is about to get, the prompt. False as soon as it is
+            done there, while the video is still being stored.
+    """
+
+    def __init__(
+        self,
+        *,
+        fence: Fence,
+        engine: Engine,
+        db: Database,
+        workflows: Registry,
+        stager: Stager,
+        collector: Collector,
+        feed: Feed,
+        sampler: Callable[[], PeakSampler | None],
+        patience: Patience,
+        caps: Caps,
+        previews: bool,
+        on_release: Callable[[], None],
+        now: Callable[[], datetime],
+    ) -> None:
+        self.fence = fence
+        self.engine = engine
+        self.cancel = asyncio.Event()
+        self.in_engine = True
+        self._db = db
+        self._workflows = workflows
+        self._stager = stager
+        self._collector = collector
+        self._feed = feed
+        self._make_sampler = sampler
+        self._patience = patience
+        self._caps = caps
+        self._previews = previews
+        self._on_release = on_release
+        self._now = now
+        self._sampler: PeakSampler | None = None
+        self._stack = AsyncExitStack()
+        self._begun: float | None = None
+
+    async def run(self) -> None:
+        """Run the attempt to its end and write how it ended."""
+        structlog.contextvars.bind_contextvars(job_id=self.fence.job_id, attempt=self.fence.number)
+        try:
+            async with self._stack:
+                outcome = await self._outcome()
+                self._release()
+            await self._write(outcome)
+        finally:
+            self._release()
+            self._feed.forget(self.fence.job_id)
+
+    def _release(self) -> None:
+        if self.in_engine:
+            self.in_engine = False
+            self._on_release()
+
+    async def _write(self, outcome: Outcome) -> None:
+        """Write the outcome. A store that cannot be written now is tried again, not given up."""
+        delay = 0.2
+        tail = self.engine.log_tail() if isinstance(outcome, Failed | Lost) else None
+
+        def write(session: Session) -> bool:
+            return conclude(
+                session, self.fence, outcome, caps=self._caps, log_tail=tail, now=self._now()
+            )
+
+        while True:
+            try:
+                written = await self._db.write(write)
+                break
+            except (StorageFull, StoreUnavailable) as error:
+                log.warning("outcome not stored yet", reason=error.detail)
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, 10.0)
+        log.info("attempt ended", outcome=type(outcome).__name__, written=written)
+        self._feed.publish(self.fence.job_id)
+
+    async def _outcome(self) -> Outcome:
+        try:
+            task = await self._db.read(lambda session: load_task(session, self.fence))
+            if task is None:
+                return NotOurs()
+            if task.cancel_requested:
+                self.cancel.set()
+            return await self._attempt(task, self._workflows.get(task.workflow))
+        except (StorageFull, StoreUnavailable) as error:
+            # The job is not to blame, and what the engine made is found by the attempt's prefix.
+            await self._leave_engine()
+            return self._lost(Loss.STOPPED_BY_US, error.detail, wait_seconds=10)
+        except EngineError as error:
+            loss = Loss.NOT_STARTED if self._begun is None else Loss.FORGOTTEN
+            return self._lost(loss, public_text(str(error)), wait_seconds=2)
+        except GatewayError as error:
+            await self._leave_engine()
+            kind = "bad-media" if isinstance(error, UnsupportedMedia) else "workflow-unavailable"
+            return Failed(FailureNote(kind, error.detail), self._usage())
+        except Exception as error:
+            log.exception("attempt failed inside the gateway")
+            await self._leave_engine()
+            private = f"{type(error).__name__}: {error}"
+            note = FailureNote("internal-error", "The gateway failed.", private=private)
+            return Failed(note, self._usage())
+
+    # --- the stations ----------------------------------------------------------------------------
+
+    async def _attempt(self, task: Task, workflow: Workflow) -> Outcome:
+        if task.submitted:
+            graph = dict(task.graph or {})
+        else:
+            resolved = workflow.resolve(task.request, {}, seed=0)
+            files = await self._stager.stage(
+                self.fence.job_id, resolved.media_plan, self.engine.client
+            )
+            graph = workflow.render(
+                task.request,
+                files,
+                prefix=prefix_of(self.fence),
+                low_memory=task.low_memory,
+            )
+        if self.cancel.is_set() and not task.submitted:
+            return Stopped()
+        tracker = Tracker(workflow.shares(graph), self._now, task.expected_seconds)
+        follower = self._follower(task, tracker)
+        async with follower.listening():
+            if not task.submitted and (refused := await self._submit(graph)) is not None:
+                return refused
+            if task.started:
+                # Known from before a restart; without it a forgotten prompt would count as
+                # one that never began.
+                follower.sight.started = True
+            ending = await follower.follow()
+        return await self._end(ending, task, workflow, graph)
+
+    def _follower(self, task: Task, tracker: Tracker) -> Follower:
+        async def cancel_asked() -> bool:
+            fresh = await self._db.read(lambda session: load_task(session, self.fence))
+            return fresh is None or fresh.cancel_requested
+
+        async def on_start() -> None:
+            self._begun = asyncio.get_running_loop().time()
+            tracker.started()
+            sampler = self._make_sampler()
+            if sampler is not None:
+                self._sampler = await self._stack.enter_async_context(sampler)
+            await self._db.write(
+                lambda session: queue.start(session, self.fence, now=self._now()), durable=False
+            )
+            self._feed.publish(self.fence.job_id)
+
+        async def on_message(message: messages.Message) -> None:
+            if isinstance(message, messages.Preview):
+                self._feed.show(self.fence.job_id, message.media_type, message.data)
+            elif (report := tracker.take(message)) is not None:
+                await self._report(report)
+
+        patience = self._patience
+        if task.max_run_seconds is not None:
+            patience = replace(patience, run=task.max_run_seconds)
+        return Follower(
+            engine=self.engine,
+            prompt_id=self.fence.attempt_id,
+            patience=patience,
+            cancel_asked=cancel_asked,
+            on_start=on_start,
+            on_message=on_message,
+            cancel=self.cancel,
+        )
+
+    async def _submit(self, graph: dict[str, Any]) -> Outcome | None:
+        """Hand the graph over. A lost answer is looked up, never sent again blindly."""
+        mine = await self._db.write(
+            lambda session: queue.submitting(session, self.fence, graph=graph, now=self._now())
+        )
+        if not mine:
+            return NotOurs()
+        try:
+            await self.engine.client.submit(
+                graph,
+                prompt_id=self.fence.attempt_id,
+                client_id=self.fence.attempt_id,
+                preview=self._previews,
+            )
+        except AnswerLost:
+            log.warning("answer to the prompt lost; the engine's queue will tell")
+        except GraphRefused as refusal:
+            return self._refused(refusal)
+        await self._report(Report(phase="staged"))
+        return None
+
+    async def _report(self, report: Report) -> None:
+        await self._db.write(
+            lambda session: queue.heartbeat(session, self.fence, report, now=self._now()),
+            durable=False,
+        )
+        self._feed.publish(self.fence.job_id)
+
+    # --- the end ---------------------------------------------------------------------------------
+
+    async def _end(
+        self, ending: Ending, task: Task, workflow: Workflow, graph: Mapping[str, Any]
+    ) -> Outcome:
+        match ending:
+            case Ended(entry=entry):
+                return await self._ended(entry, task, workflow, graph)
+            case Gone():
+                return await self._gone(ending, task, workflow)
+            case CancelAsked():
+                located = await self._leave_engine()
+                if isinstance(located, Finished):
+                    return await self._ended(located.entry, task, workflow, graph)
+                return Stopped(self._usage())
+            case Overdue():
+                await self._leave_engine()
+                limit = task.max_run_seconds or self._patience.run
+                detail = f"The run took longer than the {limit:g} s it was allowed."
+                return Failed(FailureNote("deadline-exceeded", detail), self._usage())
+            case Stalled(silent_seconds=silent):
+                await self._leave_engine()
+                detail = f"The engine made no progress for {silent:.0f} s."
+                return self._lost(Loss.STALLED, detail)
+
+    async def _ended(
+        self,
+        entry: messages.HistoryEntry,
+        task: Task,
+        workflow: Workflow,
+        graph: Mapping[str, Any],
+    ) -> Outcome:
+        self._release()
+        if entry.outcome == "success":
+            await self._report(Report(phase="storing"))
+            try:
+                artifacts = await self._collector.collect(
+                    self.engine.client, entry, task, workflow, graph
+                )
+            except OutputUnusable as error:
+                return self._lost(Loss.BAD_OUTPUT, error.detail)
+            return Succeeded(artifacts, self._usage())
+        if entry.outcome == "interrupted":
+            if self.cancel.is_set():
+                return Stopped(self._usage())
+            note = FailureNote("interrupted", "The run was interrupted from outside the gateway.")
+            return Failed(note, self._usage())
+        return await self._raised(entry.error)
+
+    async def _raised(self, error: messages.ExecutionError | None) -> Outcome:
+        if error is None:
+            note = FailureNote("execution-error", "The engine says that the run failed, not why.")
+            return Failed(note, self._usage())
+        detail = public_text(f"{error.node_type}: {error.message}")
+        private = f"{error.exception_type}\n{error.traceback}"
+        if error.kind == "out_of_memory":
+            await self.engine.client.free(unload_models=True, free_memory=True)
+            return self._lost(Loss.OUT_OF_MEMORY, detail, private=private, error=error)
+        if error.kind == "cuda_fault":
+            self.engine.fault(detail)
+            await self.engine.restart("CUDA fault")
+        note = FailureNote(
+            error.kind.replace("_", "-"), detail, error.node_id, error.node_type, private
+        )
+        return Failed(note, self._usage())
+
+    async def _gone(self, gone: Gone, task: Task, workflow: Workflow) -> Outcome:
+        """The engine has forgotten the prompt; its output may be there all the same."""
+        if gone.started:
+            artifacts = await self._collector.recover(
+                self.engine.client, prefix_of(self.fence), task, workflow
+            )
+            if artifacts is not None:
+                return Succeeded(artifacts, self._usage())
+        if self.cancel.is_set():
+            return Stopped(self._usage())
+        if not gone.started:
+            detail = "The engine lost the prompt before it began to execute it."
+            return self._lost(Loss.NOT_STARTED, detail)
+        if self.engine.restarted_by_us(since=gone.lives):
+            return self._lost(Loss.STOPPED_BY_US, "The gateway restarted the engine.")
+        if gone.died:
+            return self._lost(Loss.ENGINE_DIED, "The engine died while it executed the job.")
+        return self._lost(Loss.FORGOTTEN, "The engine forgot the prompt while it executed it.")
+
+    async def _leave_engine(self) -> Located | None:
+        """Get the prompt out of the engine and see that it is; restart an engine that is deaf."""
+        deadline = asyncio.get_running_loop().time() + self._patience.interrupt
+        client, prompt_id = self.engine.client, self.fence.attempt_id
+        located: Located | None = None
+        while asyncio.get_running_loop().time() < deadline:
+            try:
+                located = await client.locate(prompt_id)
+                match located:
+                    case Pending():
+                        await client.delete_pending(prompt_id)
+                    case Running():
+                        await client.interrupt(prompt_id)
+                    case Finished() | Absent():
+                        return located
+            except EngineError as error:
+                log.info("engine does not answer", reason=str(error))
+            await asyncio.sleep(0.1)
+        log.error("the engine does not let go of the prompt")
+        await self.engine.restart("it did not obey an interrupt")
+        return located
+
+    def _refused(self, refusal: GraphRefused) -> Outcome:
+        first = refusal.node_errors[0] if refusal.node_errors else None
+        detail = public_text(str(refusal))
+        missing = first is not None and first.kind == "value_not_in_list"
+        note = FailureNote(
+            "missing-model" if missing else "graph-refused",
+            detail,
+            first.node_id if first is not None else None,
+            first.node_type if first is not None else None,
+            private=str(refusal),
+        )
+        self.engine.recheck()
+        return Failed(note)
+
+    def _lost(
+        self,
+        loss: Loss,
+        detail: str,
+        *,
+        wait_seconds: float = 0,
+        private: str | None = None,
+        error: messages.ExecutionError | None = None,
+    ) -> Lost:
+        kind = loss.value if loss.value in FAILURES else "engine-died"
+        note = FailureNote(
+            kind,
+            detail,
+            error.node_id if error is not None else None,
+            error.node_type if error is not None else None,
+            private,
+        )
+        not_before = self._now() + timedelta(seconds=wait_seconds) if wait_seconds else None
+        return Lost(loss, note, self._usage(), not_before)
+
+    def _usage(self) -> Usage:
+        seconds = (
+            asyncio.get_running_loop().time() - self._begun if self._begun is not None else None
+        )
+        sampler = self._sampler
+        return Usage(
+            gpu_seconds=round(seconds, 3) if seconds is not None else None,
+            peak_vram_mib=sampler.peak_mib if sampler is not None else None,
+            vram_timeline=sampler.timeline() if sampler is not None else None,
+        )

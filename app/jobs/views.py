@@ -1,0 +1,378 @@
+"""Reading jobs: rows to wire models, pages, events. Writes nothing."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlmodel import Session, col, select
+
+from app import wire
+from app.errors import FieldError, InvalidRequest, NotFound
+from app.jobs.states import OPEN, Status
+from app.jobs.tables import Attempt, Job, JobEvent, JobInput, JobLabel
+from app.media.tables import Artifact, Blob
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """What a job's ETag is made of: nothing else of the answer can change without these."""
+
+    version: int
+    queue_position: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which jobs a listing shows. `owner` None shows everybody's."""
+
+    owner: str | None = None
+    status: tuple[str, ...] = ()
+    workflow: str | None = None
+    batch_id: str | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """The queue in three figures."""
+
+    queued: int
+    running: int
+    oldest_queued_at: datetime | None
+
+
+def load(session: Session, job_id: str, *, owner: str | None) -> Job:
+    """Give a job's row.
+
+    Args:
+        session: The open transaction.
+        job_id: The job.
+        owner: Only a job of this key is found; None finds everybody's.
+
+    Raises:
+        NotFound: There is no such job, or it is somebody else's.
+    """
+    job = session.get(Job, job_id)
+    if job is None or (owner is not None and job.owner != owner):
+        raise NotFound(f"There is no job {job_id!r}, or it belongs to another key.")
+    return job
+
+
+def tag(session: Session, job_id: str, *, owner: str | None) -> Tag:
+    """Give the parts of a job's ETag, without the rest of it.
+
+    Raises:
+        NotFound: There is no such job, or it is somebody else's.
+    """
+    job = load(session, job_id, owner=owner)
+    return Tag(job.version, _position(session, job))
+
+
+def view(session: Session, job_id: str, *, owner: str | None) -> tuple[wire.Job, Tag]:
+    """Give a job as the wire shows it, with the parts of its ETag.
+
+    Raises:
+        NotFound: There is no such job, or it is somebody else's.
+    """
+    job = load(session, job_id, owner=owner)
+    position = _position(session, job)
+    inputs = _inputs(session, [job.id])
+    made = _artifacts(session, [job.id]) if job.status == Status.SUCCEEDED else {}
+    shown = _show(job, position, inputs.get(job.id, {}), made.get(job.id, ()))
+    return shown, Tag(job.version, position)
+
+
+def page(
+    session: Session, which: Filter, *, limit: int, cursor: str | None
+) -> tuple[list[wire.Job], str | None]:
+    """Give one page, newest first, and the cursor of the next one.
+
+    Raises:
+        InvalidRequest: The cursor is none that a page gave.
+    """
+    where: list[sa.ColumnElement[bool]] = []
+    if which.owner is not None:
+        where.append(col(Job.owner) == which.owner)
+    if which.status:
+        where.append(col(Job.status).in_(which.status))
+    if which.workflow is not None:
+        where.append(col(Job.workflow) == which.workflow)
+    if which.batch_id is not None:
+        where.append(col(Job.batch_id) == which.batch_id)
+    if which.created_after is not None:
+        where.append(col(Job.id) >= _first_id(which.created_after))
+    if which.created_before is not None:
+        where.append(col(Job.id) < _first_id(which.created_before))
+    for key, value in which.labels.items():
+        where.append(
+            col(Job.id).in_(
+                select(JobLabel.job_id).where(
+                    col(JobLabel.key) == key, col(JobLabel.value) == value
+                )
+            )
+        )
+    if cursor is not None:
+        where.append(col(Job.id) < _open_cursor(cursor))
+    rows = session.exec(
+        select(Job).where(*where).order_by(col(Job.id).desc()).limit(limit + 1)
+    ).all()
+    shown = rows[:limit]
+    ids = [job.id for job in shown]
+    inputs, made = _inputs(session, ids), _artifacts(session, ids)
+    positions = _positions(session, shown)
+    jobs = [
+        _show(job, positions.get(job.id), inputs.get(job.id, {}), made.get(job.id, ()))
+        for job in shown
+    ]
+    return jobs, _make_cursor(shown[-1].id) if len(rows) > limit else None
+
+
+def events(
+    session: Session, job_id: str, *, after: int = 0, limit: int = 500
+) -> Sequence[wire.Event]:
+    """Give a job's stored events after an id, oldest first."""
+    rows = session.exec(
+        select(JobEvent)
+        .where(col(JobEvent.job_id) == job_id, col(JobEvent.id) > after)
+        .order_by(col(JobEvent.id))
+        .limit(limit)
+    ).all()
+    return [
+        wire.Event.model_validate(
+            {"id": row.id, "job_id": row.job_id, "type": row.type, "at": row.at, "data": row.data}
+        )
+        for row in rows
+    ]
+
+
+def artifact(
+    session: Session, job_id: str, name: str, *, owner: str | None
+) -> tuple[Artifact, Blob]:
+    """Give an artifact and its blob, detached from the session.
+
+    Raises:
+        NotFound: The job has no such artifact, or is not visible.
+    """
+    load(session, job_id, owner=owner)
+    row = session.exec(
+        select(Artifact, Blob)
+        .join(Blob, col(Blob.id) == col(Artifact.blob_id))
+        .where(col(Artifact.job_id) == job_id, col(Artifact.name) == name)
+    ).first()
+    if row is None:
+        raise NotFound(f"The job has no artifact {name!r} (yet).")
+    session.expunge_all()
+    return row[0], row[1]
+
+
+def last_attempt(session: Session, job_id: str) -> Attempt | None:
+    """Give the latest attempt of a job, detached from the session."""
+    found = session.exec(
+        select(Attempt).where(col(Attempt.job_id) == job_id).order_by(col(Attempt.number).desc())
+    ).first()
+    session.expunge_all()
+    return found
+
+
+def queue_state(session: Session) -> QueueState:
+    """Count the unfinished jobs."""
+    rows = session.execute(
+        sa.select(col(Job.status), sa.func.count(), sa.func.min(col(Job.created_at)))
+        .where(col(Job.status).in_(sorted(OPEN)))
+        .group_by(col(Job.status))
+    ).all()
+    found = {status: (count, oldest) for status, count, oldest in rows}
+    queued, oldest = found.get(Status.QUEUED, (0, None))
+    return QueueState(queued, found.get(Status.RUNNING, (0, None))[0], oldest)
+
+
+def expected_seconds(session: Session, shape: str) -> float | None:
+    """Give the median run time of the last twenty jobs of a shape; None if there was none."""
+    seconds = session.exec(
+        select(Job.gpu_seconds)
+        .where(
+            col(Job.shape) == shape,
+            col(Job.status) == Status.SUCCEEDED,
+            col(Job.gpu_seconds).is_not(None),
+        )
+        .order_by(col(Job.id).desc())
+        .limit(20)
+    ).all()
+    known = sorted(value for value in seconds if value is not None)
+    return known[len(known) // 2] if known else None
+
+
+# --- rows to wire ------------------------------------------------------------------------------
+
+
+def _show(
+    job: Job,
+    position: int | None,
+    inputs: Mapping[str, str],
+    made: Sequence[tuple[Artifact, Blob]],
+) -> wire.Job:
+    base = f"/v1/jobs/{job.id}"
+    artifacts = tuple(_show_artifact(base, artifact, blob) for artifact, blob in made)
+    request: dict[str, Any] = {
+        **job.request,
+        **{name: {"upload_id": upload_id} for name, upload_id in inputs.items()},
+    }
+    started = job.started_at
+    return wire.Job.model_validate(
+        {
+            "id": job.id,
+            "workflow": job.workflow,
+            "status": job.status,
+            "phase": job.phase,
+            "progress": {
+                "fraction": job.fraction,
+                "step": job.step,
+                "steps": job.steps,
+                "node": job.node,
+                "eta_seconds": _eta(job),
+            },
+            "queue_position": position,
+            "waiting": job.waiting,
+            "reason": job.reason,
+            "priority": job.priority,
+            "attempt": job.attempt,
+            "created_at": job.created_at,
+            "started_at": started,
+            "finished_at": job.finished_at,
+            "expires_at": None,
+            "cancel_requested": job.cancel_requested_at is not None,
+            "request": request,
+            "metadata": job.labels,
+            "batch_id": job.batch_id,
+            "warnings": job.warnings,
+            "artifacts": artifacts,
+            "error": job.error,
+            "usage": {
+                "queue_seconds": (started - job.created_at).total_seconds() if started else None,
+                "gpu_seconds": job.gpu_seconds,
+                "peak_vram_mib": job.peak_vram_mib,
+            },
+            "links": {
+                "self": base,
+                "cancel": f"{base}/cancel",
+                "events": f"{base}/events",
+                "video": f"{base}/video" if job.status == Status.SUCCEEDED else None,
+            },
+        }
+    )
+
+
+def _eta(job: Job) -> float | None:
+    if job.eta_at is None or job.status != Status.RUNNING:
+        return None
+    return max(round((job.eta_at - datetime.now(UTC)).total_seconds(), 1), 0.0)
+
+
+def _show_artifact(base: str, artifact: Artifact, blob: Blob) -> wire.Artifact:
+    path = "video" if artifact.name == "video" else f"artifacts/{artifact.name}"
+    return wire.Artifact.model_validate(
+        {
+            "name": artifact.name,
+            "media_type": artifact.media_type,
+            "bytes": blob.bytes,
+            "sha256": blob.sha256,
+            "width": artifact.width,
+            "height": artifact.height,
+            "frames": artifact.frames,
+            "fps": artifact.fps,
+            "duration_seconds": artifact.duration_seconds,
+            "url": f"{base}/{path}",
+        }
+    )
+
+
+def _inputs(session: Session, ids: Sequence[str]) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    for row in session.exec(select(JobInput).where(col(JobInput.job_id).in_(ids))):
+        found.setdefault(row.job_id, {})[row.field] = row.upload_id
+    return found
+
+
+def _artifacts(
+    session: Session, ids: Sequence[str]
+) -> dict[str, list[tuple[Artifact, Blob]]]:
+    found: dict[str, list[tuple[Artifact, Blob]]] = {}
+    rows = session.exec(
+        select(Artifact, Blob)
+        .join(Blob, col(Blob.id) == col(Artifact.blob_id))
+        .where(col(Artifact.job_id).in_(ids))
+        .order_by(col(Artifact.id))
+    )
+    for made, blob in rows:
+        found.setdefault(made.job_id, []).append((made, blob))
+    return found
+
+
+def _position(session: Session, job: Job) -> int | None:
+    """How many jobs are offered before this one; None once it is claimed or ended."""
+    if job.status != Status.QUEUED:
+        return None
+    before = sa.select(sa.func.count()).where(
+        col(Job.status) == Status.QUEUED,
+        sa.or_(
+            col(Job.priority) > job.priority,
+            sa.and_(col(Job.priority) == job.priority, col(Job.id) < job.id),
+        ),
+    )
+    return int(session.execute(before).scalar_one())
+
+
+def _positions(session: Session, jobs: Sequence[Job]) -> dict[str, int]:
+    """The same for a page, from one walk over the queue's index."""
+    wanted = {job.id for job in jobs if job.status == Status.QUEUED}
+    if not wanted:
+        return {}
+    order = sa.func.row_number().over(order_by=(col(Job.priority).desc(), col(Job.id)))
+    ranked = (
+        sa.select(col(Job.id).label("id"), (order - 1).label("place"))
+        .where(col(Job.status) == Status.QUEUED)
+        .subquery()
+    )
+    rows = session.execute(
+        sa.select(ranked.c.id, ranked.c.place).where(ranked.c.id.in_(wanted))
+    ).all()
+    return {job_id: int(place) for job_id, place in rows}
+
+
+# --- cursors -------------------------------------------------------------------------------------
+
+
+def _make_cursor(job_id: str) -> str:
+    return base64.urlsafe_b64encode(json.dumps({"before": job_id}).encode()).decode().rstrip("=")
+
+
+def _open_cursor(cursor: str) -> str:
+    try:
+        padded = cursor + "=" * (-len(cursor) % 4)
+        before = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))["before"]
+        if not isinstance(before, str):
+            raise TypeError(before)
+    except (binascii.Error, ValueError, KeyError, TypeError) as error:
+        detail = "is not a cursor; take `next_cursor` of an earlier page, or leave it out."
+        raise InvalidRequest(
+            f"The cursor {detail}", errors=[FieldError("/cursor", f"{cursor[:80]!r} {detail}")]
+        ) from error
+    return before
+
+
+def _first_id(moment: datetime) -> str:
+    """The smallest UUIDv7 of a millisecond: ids are in the order of time."""
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    milliseconds = max(int((moment - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(milliseconds=1)), 0)
+    text = f"{milliseconds:012x}"
+    return f"{text[:8]}-{text[8:12]}-7000-8000-000000000000"
