@@ -57,7 +57,7 @@ async def refer(db: Database, clock: Clock, blob_id: int) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 999, 1000, 1001, 2000, 12_345])
-async def test_what_was_put_is_read_back_with_its_hash(store: BlobStore, size: int):
+async def test_what_was_put_is_read_back_with_its_hash(store: BlobStore, size: int) -> None:
     data = os.urandom(size)
     blob = await store.put(pieces_of(data))
     assert (blob.sha256, blob.size) == (hashlib.sha256(data).hexdigest(), size)
@@ -68,7 +68,7 @@ async def test_what_was_put_is_read_back_with_its_hash(store: BlobStore, size: i
 @pytest.mark.parametrize("piece", [1, 333, 1000, 5000, 100_000])
 async def test_chunks_do_not_depend_on_how_the_bytes_arrive(
     store: BlobStore, db: Database, piece: int
-):
+) -> None:
     blob = await store.put(pieces_of(bytes(4500), piece))
     lengths = await db.read(
         lambda session: session.exec(
@@ -80,7 +80,7 @@ async def test_chunks_do_not_depend_on_how_the_bytes_arrive(
     assert list(lengths) == [1000, 1000, 1000, 1000, 500]
 
 
-async def test_every_range_is_exact(store: BlobStore):
+async def test_every_range_is_exact(store: BlobStore) -> None:
     data = os.urandom(3210)
     blob = await store.put(pieces_of(data))
     edges = [0, 1, 999, 1000, 1001, 1999, 2000, 3000, 3209, 3210, 9999]
@@ -89,7 +89,9 @@ async def test_every_range_is_exact(store: BlobStore):
             assert await read_all(store, blob.id, start, stop) == data[start:stop], (start, stop)
 
 
-async def test_the_same_content_is_stored_once(store: BlobStore, db: Database, tmp_path: Path):
+async def test_the_same_content_is_stored_once(
+    store: BlobStore, db: Database, tmp_path: Path
+) -> None:
     data = os.urandom(2500)
     first, second = await asyncio.gather(store.put(pieces_of(data)), store.put(pieces_of(data)))
     path = tmp_path / "again"
@@ -102,7 +104,7 @@ async def test_the_same_content_is_stored_once(store: BlobStore, db: Database, t
 
 async def test_a_blob_is_swept_when_nobody_refers_to_it_for_a_grace(
     store: BlobStore, db: Database, clock: Clock
-):
+) -> None:
     kept = await store.put(pieces_of(b"a" * 1500))
     await store.put(pieces_of(b"b" * 2500))
     await refer(db, clock, kept.id)
@@ -113,7 +115,9 @@ async def test_a_blob_is_swept_when_nobody_refers_to_it_for_a_grace(
     assert await read_all(store, kept.id) == b"a" * 1500
 
 
-async def test_finding_a_blob_by_content_keeps_it_for_another_grace(store: BlobStore, clock: Clock):
+async def test_finding_a_blob_by_content_keeps_it_for_another_grace(
+    store: BlobStore, clock: Clock
+) -> None:
     blob = await store.put(pieces_of(b"again"))
     clock.advance(minutes=59)
     assert await store.find(blob.sha256) == blob
@@ -124,7 +128,7 @@ async def test_finding_a_blob_by_content_keeps_it_for_another_grace(store: BlobS
 
 async def test_a_swept_blob_cannot_be_referred_to_and_its_id_is_not_used_again(
     store: BlobStore, db: Database, clock: Clock
-):
+) -> None:
     blob = await store.put(pieces_of(b"gone"))
     clock.advance(hours=2)
     await store.sweep(grace=HOUR)
@@ -137,7 +141,7 @@ async def test_a_swept_blob_cannot_be_referred_to_and_its_id_is_not_used_again(
 
 async def test_a_write_that_stands_still_is_swept_and_its_writer_told(
     store: BlobStore, db: Database, clock: Clock
-):
+) -> None:
     async def slow() -> AsyncIterator[bytes]:
         yield bytes(3000)
         clock.advance(hours=2)
@@ -149,7 +153,7 @@ async def test_a_write_that_stands_still_is_swept_and_its_writer_told(
     assert await db.read(counts) == (0, 0)
 
 
-async def test_a_write_that_goes_on_is_not_swept(store: BlobStore, clock: Clock):
+async def test_a_write_that_goes_on_is_not_swept(store: BlobStore, clock: Clock) -> None:
     async def steady() -> AsyncIterator[bytes]:
         for _ in range(5):
             yield bytes(3000)
@@ -160,7 +164,7 @@ async def test_a_write_that_goes_on_is_not_swept(store: BlobStore, clock: Clock)
     assert await read_all(store, blob.id) == bytes(15_000)
 
 
-async def test_a_failed_or_canceled_write_leaves_nothing(store: BlobStore, db: Database):
+async def test_a_failed_or_canceled_write_leaves_nothing(store: BlobStore, db: Database) -> None:
     async def broken() -> AsyncIterator[bytes]:
         yield bytes(3000)
         raise OSError("the client went away")
@@ -185,7 +189,7 @@ async def test_a_failed_or_canceled_write_leaves_nothing(store: BlobStore, db: D
 
 async def test_chunks_that_lost_their_blob_are_swept_in_small_transactions(
     store: BlobStore, db: Database
-):
+) -> None:
     def leave(session: Session) -> None:
         for idx in range(150):
             session.add(Chunk(blob_id=7, idx=idx, data=b"x"))
@@ -195,7 +199,9 @@ async def test_chunks_that_lost_their_blob_are_swept_in_small_transactions(
     assert await db.read(counts) == (0, 0)
 
 
-async def test_a_reader_is_told_when_the_file_goes_while_it_reads(store: BlobStore, clock: Clock):
+async def test_a_reader_is_told_when_the_file_goes_while_it_reads(
+    store: BlobStore, clock: Clock
+) -> None:
     blob = await store.put(pieces_of(bytes(9000)))
     reader = store.read(blob.id)
     assert len(await anext(reader)) == 1000
@@ -206,7 +212,9 @@ async def test_a_reader_is_told_when_the_file_goes_while_it_reads(store: BlobSto
             pass
 
 
-async def test_a_full_database_refuses_with_words_and_takes_nothing(store: BlobStore, db: Database):
+async def test_a_full_database_refuses_with_words_and_takes_nothing(
+    store: BlobStore, db: Database
+) -> None:
     with db.engine.connect() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
     await db.write(
@@ -219,7 +227,7 @@ async def test_a_full_database_refuses_with_words_and_takes_nothing(store: BlobS
 
 async def test_a_materialized_copy_has_the_bytes_and_goes_afterwards(
     store: BlobStore, tmp_path: Path
-):
+) -> None:
     data = os.urandom(4321)
     blob = await store.put(pieces_of(data))
     async with store.materialize(blob.id, tmp_path, suffix=".mp4") as path:
