@@ -47,6 +47,13 @@ class _Work:
     done: Future[Any]
 
 
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    done: Future[Any]
+    result: Any
+    failure: Exception | None
+
+
 def translate(error: DBAPIError) -> Exception:
     """Turn a driver's error into one whose text may be shown; others come back unchanged."""
     original = error.orig
@@ -211,6 +218,12 @@ class Database:
         self._queue.put(_Work(fn, durable, done))
         return await asyncio.wrap_future(done)
 
+    async def reclaim(self, pages: int = 2_000) -> None:
+        """Give deleted pages back to the file system, a bounded number at a time."""
+        if self._is_sqlite:
+            vacuum = sa.text(f"PRAGMA incremental_vacuum({pages})")
+            await self.write(lambda session: list(session.execute(vacuum)), durable=False)
+
     # --- one place for each kind of transaction ----------------------------------------------
 
     def _read(self, fn: Callable[[Session], T]) -> T:
@@ -280,6 +293,7 @@ def _prepare_connection(connection: sqlite3.Connection, _record: object) -> None
     connection.isolation_level = None  # SQLAlchemy's own begin event decides when to begin
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
+    cursor.execute("PRAGMA auto_vacuum=INCREMENTAL")  # takes hold before the first table only
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA cache_size=-8000")
@@ -304,32 +318,36 @@ def _pragma(connection: Connection, text: str) -> Any:  # noqa: ANN401 - a pragm
 
 def _run_batch(connection: Connection, batch: Sequence[_Work]) -> None:
     """Commit all work of a batch together; what raised is rolled back to its savepoint."""
-    answers: list[tuple[Future[Any], Any, BaseException | None]] = []
+    answers: list[_Answer] = []
     try:
         with translated(), connection.begin():
-            for work in batch:
-                if not work.done.set_running_or_notify_cancel():
-                    continue
-                try:
-                    with (
-                        translated(),
-                        Session(connection, join_transaction_mode="create_savepoint") as session,
-                        session.begin(),
-                    ):
-                        result = work.fn(session)
-                except (StorageFull, StoreUnavailable):
-                    raise
-                except Exception as error:  # noqa: BLE001 - it is handed to the caller who waits
-                    answers.append((work.done, None, error))
-                else:
-                    answers.append((work.done, result, None))
+            answers = [
+                _run_one(connection, work)
+                for work in batch
+                if work.done.set_running_or_notify_cancel()
+            ]
     except Exception as error:  # noqa: BLE001 - nothing was committed: every caller must know
         for work in batch:
             if not work.done.done():
                 work.done.set_exception(error)
         return
-    for done, result, failure in answers:
-        if failure is None:
-            done.set_result(result)
+    for answer in answers:
+        if answer.failure is None:
+            answer.done.set_result(answer.result)
         else:
-            done.set_exception(failure)
+            answer.done.set_exception(answer.failure)
+
+
+def _run_one(connection: Connection, work: _Work) -> _Answer:
+    """Run one piece of work behind its savepoint. A store that fails fails the whole batch."""
+    try:
+        with (
+            translated(),
+            Session(connection, join_transaction_mode="create_savepoint") as session,
+            session.begin(),
+        ):
+            return _Answer(work.done, work.fn(session), None)
+    except (StorageFull, StoreUnavailable):
+        raise
+    except Exception as error:  # noqa: BLE001 - it is handed to the caller who waits
+        return _Answer(work.done, None, error)

@@ -26,7 +26,9 @@ from app.jobs.engine import Engine
 from app.jobs.feed import Feed
 from app.jobs.gate import Gate
 from app.jobs.queue import FailureNote, Fence
+from app.jobs.recovery import unfinished
 from app.jobs.runner import Runner
+from app.jobs.shapes import models_of
 from app.jobs.states import Status
 from app.jobs.tables import Job
 from app.wire import VramWait
@@ -44,9 +46,9 @@ _LOOK_AT = 32
 class MakeRunner(Protocol):
     """Builds the runner of an attempt."""
 
-    def __call__(
-        self, fence: Fence, engine: Engine, on_release: Callable[[], None]
-    ) -> Runner: ...
+    def __call__(self, fence: Fence, *, need_mib: int, on_release: Callable[[], None]) -> Runner:
+        """Build it; nothing starts yet."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +98,8 @@ class Dispatcher:
         gate: Gate,
         feed: Feed,
         make_runner: MakeRunner,
-        backfill_seconds: float,
         tick_seconds: float = 0.5,
+        adopt_seconds: float = 10.0,
         now: Callable[[], datetime],
     ) -> None:
         self.engine = engine
@@ -107,14 +109,14 @@ class Dispatcher:
         self._gate = gate
         self._feed = feed
         self._make_runner = make_runner
-        self._backfill_seconds = backfill_seconds
         self._tick_seconds = tick_seconds
+        self._adopt_seconds = adopt_seconds
         self._now = now
         self._wake = asyncio.Event()
         self._runners: dict[str, tuple[Runner, asyncio.Task[None]]] = {}
         self._needs: dict[str, tuple[int, str]] = {}
 
-    # --- for others --------------------------------------------------------------------------------
+    # --- for others ------------------------------------------------------------------------------
 
     def wake(self) -> None:
         """Look at the queue again now."""
@@ -135,19 +137,20 @@ class Dispatcher:
         """Whether any attempt has not ended yet."""
         return bool(self._runners)
 
-    def adopt(self, fence: Fence, need_mib: int, models: str) -> None:
-        """Take up an attempt that was found unfinished."""
-        self._start(fence, need_mib, models)
-
-    # --- the loop ------------------------------------------------------------------------------------
+    # --- the loop --------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Dispatch for as long as the gateway runs."""
+        loop = asyncio.get_running_loop()
+        adopted_at = float("-inf")
         try:
             while True:
                 self._wake.clear()
                 claimed = False
                 try:
+                    if loop.time() - adopted_at >= self._adopt_seconds:
+                        await self._adopt()
+                        adopted_at = loop.time()
                     claimed = await self._step()
                 except (StorageFull, StoreUnavailable) as error:
                     log.warning("cannot dispatch", reason=error.detail)
@@ -158,6 +161,18 @@ class Dispatcher:
                         await self._wake.wait()
         finally:
             await self._abandon()
+
+    async def _adopt(self) -> None:
+        """Give every unfinished attempt that nobody follows a runner.
+
+        It runs in the same task as the claims, so that a fresh claim is never taken for one.
+        """
+        found = await self._db.read(lambda session: unfinished(session, engine=self.engine.name))
+        for one in found:
+            if one.fence.job_id not in self._runners:
+                log.info("following an unfinished attempt", job_id=one.fence.job_id)
+                need = self._gate.need(one.shape, one.formula_mib).mib
+                self._start(one.fence, need, models_of(one.shape))
 
     async def _abandon(self) -> None:
         """Stop following. The attempts stay unfinished in the store and are taken up again."""
@@ -192,15 +207,12 @@ class Dispatcher:
     async def _admit(self, jobs: Sequence[Waiting], now: datetime) -> bool:
         candidates = [self._candidate(job, now) for job in jobs]
         running = self._needs.get(self.in_engine[0]) if self.in_engine else None
-        choice = await self._gate.choose(
-            candidates, running=running, backfill_seconds=self._backfill_seconds
-        )
-        self.verdict = choice.verdict
+        choice = await self._gate.choose(candidates, running=running)
+        self.verdict = choice.words
         for job_id, wait in choice.waits.items():
             await self._wait(job_id, "waiting_for_vram", wait.detail, wait)
         for job_id, detail in choice.never.items():
-            note = FailureNote("out-of-memory", detail)
-            await self._write(job_id, lambda s, j=job_id, n=note: queue.expire(s, j, n, now=now))
+            await self._expire(job_id, FailureNote("out-of-memory", detail), now)
         if choice.problem is not None:
             await self._say(jobs[:1], "waiting_for_engine", choice.problem)
         if choice.job_id is None:
@@ -225,14 +237,14 @@ class Dispatcher:
         since = job.vram_wait_since
         return Candidate(
             job_id=job.job_id,
-            need_mib=self._gate.need(job.shape, job.formula_mib),
+            need_mib=self._gate.need(job.shape, job.formula_mib).mib,
             models=models_of(job.shape),
             priority=job.priority,
             waited_seconds=(now - since).total_seconds() if since is not None else 0.0,
         )
 
     def _start(self, fence: Fence, need_mib: int, models: str) -> None:
-        runner = self._make_runner(fence, self.engine, self.wake)
+        runner = self._make_runner(fence, need_mib=need_mib, on_release=self.wake)
         self._needs[fence.job_id] = (need_mib, models)
         task = asyncio.create_task(runner.run(), name=f"attempt-{fence.attempt_id}")
         self._runners[fence.job_id] = (runner, task)
@@ -245,7 +257,7 @@ class Dispatcher:
             log.error("runner crashed", job_id=job_id, exc_info=error)
         self.wake()
 
-    # --- why they wait ---------------------------------------------------------------------------------
+    # --- why they wait ---------------------------------------------------------------------------
 
     def _engine_reason(self) -> str:
         detail = self.engine.detail
@@ -267,11 +279,9 @@ class Dispatcher:
             ),
         )
 
+    async def _expire(self, job_id: str, note: FailureNote, now: datetime) -> None:
+        await self._write(job_id, lambda session: queue.expire(session, job_id, note, now=now))
+
     async def _write(self, job_id: str, fn: Callable[[Session], bool]) -> None:
         if await self._db.write(fn, durable=False):
             self._feed.publish(job_id)
-
-
-def models_of(shape: str) -> str:
-    """Key of the models that a shape loads: its workflow and variant."""
-    return shape.rsplit("/", 1)[0]

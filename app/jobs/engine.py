@@ -54,7 +54,7 @@ class Engine:
         self._wake = asyncio.Event()
         self._checked_at = float("-inf")
         self._fault: str | None = None
-        self._ours = False
+        self._our_restarts: set[int] = set()
 
     @property
     def ready(self) -> bool:
@@ -93,10 +93,31 @@ class Engine:
         """Restart the engine if the gateway owns it; say whether it did."""
         if self.supervisor is None:
             return False
+        self._our_restarts.add(self.lives)
         self._set("starting", reason)
         await self.supervisor.restart(reason)
         self.recheck()
         return True
+
+    def restarted_by_us(self, *, since_life: int) -> bool:
+        """Whether the gateway itself ended the life that the engine had then."""
+        return since_life in self._our_restarts
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The engine's process, where the gateway owns it."""
+        pid = self.supervisor.pid if self.supervisor is not None else None
+        return (pid,) if pid is not None else ()
+
+    async def torch_mib(self) -> int | None:
+        """What torch holds on the engine's first device, in MiB; None on a CPU.
+
+        Raises:
+            EngineError: ComfyUI does not answer.
+        """
+        stats = await self.client.system_stats()
+        devices = [device for device in stats.devices if device.type == "cuda"]
+        return devices[0].torch_vram_total >> 20 if devices else None
 
     async def watch(self) -> None:
         """Keep `state` true, for as long as the gateway runs."""

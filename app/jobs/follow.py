@@ -31,10 +31,12 @@ class Gone:
     Attributes:
         started: Whether it had begun to execute.
         died: Whether the engine's process ended in between.
+        since_life: The engine's life in which the following began.
     """
 
     started: bool
     died: bool
+    since_life: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +68,14 @@ class Patience:
         stall: Silence that means a stall while it samples.
         stall_loading: The same before the first step, while models load.
         run: Longest run, from the engine's execution_start.
+        interrupt: How long an engine may take to obey an interrupt: it lands at the next step.
     """
 
     quiet: float
     stall: float
     stall_loading: float
     run: float
+    interrupt: float
 
 
 @dataclass(slots=True)
@@ -159,9 +163,7 @@ class Follower:
         finally:
             cancel.cancel()
 
-    async def _next(
-        self, cancel: asyncio.Task[bool]
-    ) -> tuple[messages.Message | None, bool]:
+    async def _next(self, cancel: asyncio.Task[bool]) -> tuple[messages.Message | None, bool]:
         getter = asyncio.create_task(self._inbox.get())
         done, _ = await asyncio.wait(
             {getter, cancel}, timeout=self.patience.quiet, return_when=asyncio.FIRST_COMPLETED
@@ -203,7 +205,8 @@ class Follower:
             case Pending():
                 self.sight.last_sign = asyncio.get_running_loop().time()
             case Absent():
-                return Gone(self.sight.started, died=self.engine.lives != self.sight.lives)
+                died = self.engine.lives != self.sight.lives
+                return Gone(self.sight.started, died, self.sight.lives)
         return None
 
     async def _bounds(self, *, look: bool) -> Ending | None:

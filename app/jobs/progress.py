@@ -57,9 +57,7 @@ class Tracker:
                 self._done[node] = 1.0
             case _:
                 return None
-        total = sum(
-            share.share * self._done.get(node, 0.0) for node, share in self.shares.items()
-        )
+        total = sum(share.share * self._done.get(node, 0.0) for node, share in self.shares.items())
         self._fraction = max(self._fraction, min(total, 0.99))
         return self._report(changed=self._phase != before)
 

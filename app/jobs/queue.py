@@ -162,9 +162,8 @@ def submit(session: Session, new: NewJob, *, now: datetime) -> Submitted:
             low_memory_shape=new.low_memory_shape,
             low_memory_mib=new.low_memory_mib,
             created_at=now,
-            queue_deadline=now + timedelta(seconds=new.max_queue_seconds)
-            if new.max_queue_seconds is not None
-            else None,
+            max_queue_seconds=new.max_queue_seconds,
+            queue_deadline=_deadline(new.max_queue_seconds, now),
             max_run_seconds=new.max_run_seconds,
         )
     )
@@ -434,6 +433,11 @@ def lose(
         number=fence.number,
         reason=note.detail,
         not_before=not_before,
+        # A run that began has ended its wait; the next wait is measured anew. One that never
+        # began goes on waiting, so that an engine that takes nothing cannot hold a job for ever.
+        queue_deadline=_deadline(job.max_queue_seconds, now)
+        if verdict.counted
+        else job.queue_deadline,
         low_memory=verdict.low_memory,
         lost_executing=verdict.losses.executing,
         lost_deaths=verdict.losses.deaths,
@@ -619,9 +623,7 @@ def _log(
     session.add(JobEvent(job_id=job_id, type=kind, at=now, data=dict(data)))
     if kind not in WEBHOOK_EVENTS:
         return
-    owner, webhook = session.exec(
-        select(Job.owner, Job.webhook).where(col(Job.id) == job_id)
-    ).one()
+    owner, webhook = session.exec(select(Job.owner, Job.webhook).where(col(Job.id) == job_id)).one()
     if webhook is None or kind not in webhook["events"]:
         return
     outbox.enqueue(
@@ -633,6 +635,10 @@ def _log(
         payload={"type": kind, "timestamp": now.isoformat(), "data": {"job_id": job_id, **data}},
         now=now,
     )
+
+
+def _deadline(seconds: float | None, now: datetime) -> datetime | None:
+    return now + timedelta(seconds=seconds) if seconds is not None else None
 
 
 def _error(note: FailureNote) -> dict[str, Any]:

@@ -45,14 +45,18 @@ from app.jobs.follow import (
     Patience,
     Stalled,
 )
+from app.jobs.gate import Gate
 from app.jobs.outcome import Failed, Lost, NotOurs, Outcome, Stopped, Succeeded, conclude
 from app.jobs.progress import Tracker
 from app.jobs.queue import FailureNote, Fence, Report, Usage
-from app.jobs.staging import Stager
+from app.jobs.shapes import models_of
+from app.jobs.stager import Stager
 from app.jobs.states import Caps, Loss
 from app.jobs.tables import Attempt, Job
 from app.jobs.views import expected_seconds
-from app.workflows.registry import Registry, Workflow
+from app.workflows.registry import Registry
+from app.workflows.values import Resolved
+from app.workflows.workflow import Workflow
 
 log = structlog.get_logger(__name__)
 
@@ -74,6 +78,21 @@ class Task:
     expected_seconds: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What the engine was asked for: all that judging its answer takes."""
+
+    task: Task
+    workflow: Workflow
+    resolved: Resolved
+    graph: Mapping[str, Any]
+
+    @property
+    def comment(self) -> str:
+        """What the mp4 says of itself. Never the prompt: that is the client's own."""
+        return f"seed {self.task.request['seed']}" if "seed" in self.task.request else ""
+
+
 def load_task(session: Session, fence: Fence) -> Task | None:
     """Read what the attempt needs; None if it is no longer the job's attempt."""
     row = session.exec(
@@ -88,7 +107,7 @@ def load_task(session: Session, fence: Fence) -> Task | None:
         fence=fence,
         workflow=job.workflow,
         request=job.request,
-        shape=job.shape,
+        shape=job.low_memory_shape if attempt.low_memory else job.shape,
         low_memory=attempt.low_memory,
         max_run_seconds=job.max_run_seconds,
         submitted=attempt.submitting_at is not None,
@@ -120,12 +139,13 @@ class Runner:
         *,
         fence: Fence,
         engine: Engine,
+        gate: Gate,
+        need_mib: int,
         db: Database,
         workflows: Registry,
         stager: Stager,
         collector: Collector,
         feed: Feed,
-        sampler: Callable[[], PeakSampler | None],
         patience: Patience,
         caps: Caps,
         previews: bool,
@@ -141,7 +161,8 @@ class Runner:
         self._stager = stager
         self._collector = collector
         self._feed = feed
-        self._make_sampler = sampler
+        self._gate = gate
+        self._need_mib = need_mib
         self._patience = patience
         self._caps = caps
         self._previews = previews
@@ -218,10 +239,10 @@ class Runner:
     # --- the stations ----------------------------------------------------------------------------
 
     async def _attempt(self, task: Task, workflow: Workflow) -> Outcome:
+        resolved = workflow.resolve(task.request, {}, seed=0)
         if task.submitted:
             graph = dict(task.graph or {})
         else:
-            resolved = workflow.resolve(task.request, {}, seed=0)
             files = await self._stager.stage(
                 self.fence.job_id, resolved.media_plan, self.engine.client
             )
@@ -243,7 +264,7 @@ class Runner:
                 # one that never began.
                 follower.sight.started = True
             ending = await follower.follow()
-        return await self._end(ending, task, workflow, graph)
+        return await self._end(ending, _Asked(task, workflow, resolved, graph))
 
     def _follower(self, task: Task, tracker: Tracker) -> Follower:
         async def cancel_asked() -> bool:
@@ -253,7 +274,8 @@ class Runner:
         async def on_start() -> None:
             self._begun = asyncio.get_running_loop().time()
             tracker.started()
-            sampler = self._make_sampler()
+            self._gate.started(models_of(task.shape))
+            sampler = self._gate.sampler()
             if sampler is not None:
                 self._sampler = await self._stack.enter_async_context(sampler)
             await self._db.write(
@@ -310,22 +332,20 @@ class Runner:
 
     # --- the end ---------------------------------------------------------------------------------
 
-    async def _end(
-        self, ending: Ending, task: Task, workflow: Workflow, graph: Mapping[str, Any]
-    ) -> Outcome:
+    async def _end(self, ending: Ending, asked: _Asked) -> Outcome:
         match ending:
             case Ended(entry=entry):
-                return await self._ended(entry, task, workflow, graph)
+                return await self._ended(entry, asked)
             case Gone():
-                return await self._gone(ending, task, workflow)
+                return await self._gone(ending, asked)
             case CancelAsked():
                 located = await self._leave_engine()
                 if isinstance(located, Finished):
-                    return await self._ended(located.entry, task, workflow, graph)
+                    return await self._ended(located.entry, asked)
                 return Stopped(self._usage())
             case Overdue():
                 await self._leave_engine()
-                limit = task.max_run_seconds or self._patience.run
+                limit = asked.task.max_run_seconds or self._patience.run
                 detail = f"The run took longer than the {limit:g} s it was allowed."
                 return Failed(FailureNote("deadline-exceeded", detail), self._usage())
             case Stalled(silent_seconds=silent):
@@ -333,38 +353,39 @@ class Runner:
                 detail = f"The engine made no progress for {silent:.0f} s."
                 return self._lost(Loss.STALLED, detail)
 
-    async def _ended(
-        self,
-        entry: messages.HistoryEntry,
-        task: Task,
-        workflow: Workflow,
-        graph: Mapping[str, Any],
-    ) -> Outcome:
+    async def _ended(self, entry: messages.HistoryEntry, asked: _Asked) -> Outcome:
         self._release()
         if entry.outcome == "success":
             await self._report(Report(phase="storing"))
             try:
                 artifacts = await self._collector.collect(
-                    self.engine.client, entry, task, workflow, graph
+                    self.engine.client,
+                    entry,
+                    workflow=asked.workflow,
+                    graph=asked.graph,
+                    expects=asked.resolved.expects,
+                    comment=asked.comment,
                 )
             except OutputUnusable as error:
                 return self._lost(Loss.BAD_OUTPUT, error.detail)
+            await self._learn(asked.task, oom=False)
             return Succeeded(artifacts, self._usage())
         if entry.outcome == "interrupted":
             if self.cancel.is_set():
                 return Stopped(self._usage())
             note = FailureNote("interrupted", "The run was interrupted from outside the gateway.")
             return Failed(note, self._usage())
-        return await self._raised(entry.error)
+        return await self._raised(entry.error, asked.task)
 
-    async def _raised(self, error: messages.ExecutionError | None) -> Outcome:
+    async def _raised(self, error: messages.ExecutionError | None, task: Task) -> Outcome:
         if error is None:
             note = FailureNote("execution-error", "The engine says that the run failed, not why.")
             return Failed(note, self._usage())
         detail = public_text(f"{error.node_type}: {error.message}")
         private = f"{error.exception_type}\n{error.traceback}"
         if error.kind == "out_of_memory":
-            await self.engine.client.free(unload_models=True, free_memory=True)
+            await self._learn(task, oom=True)
+            await self._gate.free()
             return self._lost(Loss.OUT_OF_MEMORY, detail, private=private, error=error)
         if error.kind == "cuda_fault":
             self.engine.fault(detail)
@@ -374,11 +395,15 @@ class Runner:
         )
         return Failed(note, self._usage())
 
-    async def _gone(self, gone: Gone, task: Task, workflow: Workflow) -> Outcome:
+    async def _gone(self, gone: Gone, asked: _Asked) -> Outcome:
         """The engine has forgotten the prompt; its output may be there all the same."""
         if gone.started:
             artifacts = await self._collector.recover(
-                self.engine.client, prefix_of(self.fence), task, workflow
+                self.engine.client,
+                prefix_of(self.fence),
+                workflow=asked.workflow,
+                expects=asked.resolved.expects,
+                comment=asked.comment,
             )
             if artifacts is not None:
                 return Succeeded(artifacts, self._usage())
@@ -387,11 +412,25 @@ class Runner:
         if not gone.started:
             detail = "The engine lost the prompt before it began to execute it."
             return self._lost(Loss.NOT_STARTED, detail)
-        if self.engine.restarted_by_us(since=gone.lives):
+        if self.engine.restarted_by_us(since_life=gone.since_life):
             return self._lost(Loss.STOPPED_BY_US, "The gateway restarted the engine.")
         if gone.died:
             return self._lost(Loss.ENGINE_DIED, "The engine died while it executed the job.")
         return self._lost(Loss.FORGOTTEN, "The engine forgot the prompt while it executed it.")
+
+    async def _learn(self, task: Task, *, oom: bool) -> None:
+        sampler = self._sampler
+        if sampler is None or sampler.peak_mib is None:
+            return
+        await self._gate.learn(
+            task.shape,
+            peak_mib=sampler.peak_mib,
+            sampler=sampler,
+            attempt_id=self.fence.attempt_id,
+            oom=oom,
+            admitted_mib=self._need_mib,
+            at=self._now(),
+        )
 
     async def _leave_engine(self) -> Located | None:
         """Get the prompt out of the engine and see that it is; restart an engine that is deaf."""
@@ -457,5 +496,5 @@ class Runner:
         return Usage(
             gpu_seconds=round(seconds, 3) if seconds is not None else None,
             peak_vram_mib=sampler.peak_mib if sampler is not None else None,
-            vram_timeline=sampler.timeline() if sampler is not None else None,
+            vram_timeline=sampler.timeline if sampler is not None else None,
         )

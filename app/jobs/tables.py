@@ -43,6 +43,7 @@ class Job(SQLModel, table=True):
         sa.Index("ix_job_batch", "batch_id"),
         sa.Index("ix_job_finished", "finished_at"),
         sa.Index("ix_job_shape", "shape", "id"),
+        sa.Index("ix_job_deadline", "status", "queue_deadline"),
     )
 
     id: str = Field(primary_key=True, description="UUIDv7: its order is the order of arrival")
@@ -87,6 +88,7 @@ class Job(SQLModel, table=True):
     created_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    max_queue_seconds: float | None = None
     queue_deadline: datetime | None = None
     max_run_seconds: float | None = None
     cancel_requested_at: datetime | None = None

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
@@ -302,9 +303,7 @@ def _inputs(session: Session, ids: Sequence[str]) -> dict[str, dict[str, str]]:
     return found
 
 
-def _artifacts(
-    session: Session, ids: Sequence[str]
-) -> dict[str, list[tuple[Artifact, Blob]]]:
+def _artifacts(session: Session, ids: Sequence[str]) -> dict[str, list[tuple[Artifact, Blob]]]:
     found: dict[str, list[tuple[Artifact, Blob]]] = {}
     rows = session.exec(
         select(Artifact, Blob)
@@ -358,21 +357,21 @@ def _make_cursor(job_id: str) -> str:
 def _open_cursor(cursor: str) -> str:
     try:
         padded = cursor + "=" * (-len(cursor) % 4)
-        before = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))["before"]
-        if not isinstance(before, str):
-            raise TypeError(before)
-    except (binascii.Error, ValueError, KeyError, TypeError) as error:
+        opened = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
+        return str(UUID(opened["before"]))
+    except (binascii.Error, ValueError, KeyError, TypeError, AttributeError) as error:
         detail = "is not a cursor; take `next_cursor` of an earlier page, or leave it out."
         raise InvalidRequest(
             f"The cursor {detail}", errors=[FieldError("/cursor", f"{cursor[:80]!r} {detail}")]
         ) from error
-    return before
 
 
 def _first_id(moment: datetime) -> str:
     """The smallest UUIDv7 of a millisecond: ids are in the order of time."""
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    milliseconds = max(int((moment - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(milliseconds=1)), 0)
+    milliseconds = max(
+        int((moment - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(milliseconds=1)), 0
+    )
     text = f"{milliseconds:012x}"
     return f"{text[:8]}-{text[8:12]}-7000-8000-000000000000"

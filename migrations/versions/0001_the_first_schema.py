@@ -93,6 +93,7 @@ def upgrade() -> None:
         sa.Column("created_at", sqlmodel.sql.sqltypes.UTCDateTime(), nullable=False),
         sa.Column("started_at", sqlmodel.sql.sqltypes.UTCDateTime(), nullable=True),
         sa.Column("finished_at", sqlmodel.sql.sqltypes.UTCDateTime(), nullable=True),
+        sa.Column("max_queue_seconds", sa.Float(), nullable=True),
         sa.Column("queue_deadline", sqlmodel.sql.sqltypes.UTCDateTime(), nullable=True),
         sa.Column("max_run_seconds", sa.Float(), nullable=True),
         sa.Column("cancel_requested_at", sqlmodel.sql.sqltypes.UTCDateTime(), nullable=True),
@@ -123,6 +124,7 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("job", schema=None) as batch_op:
         batch_op.create_index("ix_job_batch", ["batch_id"], unique=False)
+        batch_op.create_index("ix_job_deadline", ["status", "queue_deadline"], unique=False)
         batch_op.create_index("ix_job_finished", ["finished_at"], unique=False)
         batch_op.create_index(
             "ix_job_queue", ["status", sa.text("priority DESC"), "id"], unique=False
@@ -451,6 +453,7 @@ def downgrade() -> None:
         batch_op.drop_index("ix_job_shape")
         batch_op.drop_index("ix_job_owner")
         batch_op.drop_index("ix_job_finished")
+        batch_op.drop_index("ix_job_deadline")
         batch_op.drop_index("ix_job_batch")
 
     op.drop_table("job")

@@ -1,0 +1,181 @@
+"""Fetching what an attempt made, checking it, and storing its bytes before anybody needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import anyio
+from uuid_utils import uuid7
+
+from app.comfy.client import ComfyClient
+from app.comfy.messages import HistoryEntry, OutputFile
+from app.errors import UnsupportedMedia
+from app.jobs.queue import NewArtifact
+from app.media.files import storing, unlink
+from app.media.output import Expected, finish_video
+from app.media.sandbox import Sandbox
+from app.media.store import BlobStore
+from app.workflows.values import Expectation
+from app.workflows.workflow import Workflow
+
+VIDEO = "video"
+"""The artifact that every workflow must make."""
+
+
+class OutputUnusable(Exception):
+    """The engine called the run done, but its video is missing or broken."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
+class Collector:
+    """Collects the outputs of attempts."""
+
+    def __init__(self, *, store: BlobStore, sandbox: Sandbox, spool: Path) -> None:
+        self._store = store
+        self._sandbox = sandbox
+        self._spool = spool
+
+    async def collect(
+        self,
+        client: ComfyClient,
+        entry: HistoryEntry,
+        *,
+        workflow: Workflow,
+        graph: Mapping[str, Any],
+        expects: Expectation,
+        comment: str,
+    ) -> Sequence[NewArtifact]:
+        """Store the files that the engine's history names.
+
+        Raises:
+            OutputUnusable: The video is missing, does not decode, or is not what was asked for.
+            EngineError: ComfyUI does not answer.
+            StorageFull: No room for it.
+        """
+        found: dict[str, OutputFile] = {}
+        for name, node_id in workflow.outputs(graph).items():
+            files = [file for file in entry.outputs if file.node_id == node_id and _is_video(file)]
+            if files:
+                found[name] = files[-1]
+        if VIDEO not in found:
+            raise OutputUnusable("The engine finished without naming a video.")
+        return await self._store_all(client, found, workflow.title, expects, comment)
+
+    async def recover(
+        self,
+        client: ComfyClient,
+        prefix: str,
+        *,
+        workflow: Workflow,
+        expects: Expectation,
+        comment: str,
+    ) -> Sequence[NewArtifact] | None:
+        """Look for the video of an attempt that the engine has forgotten, by its own prefix.
+
+        Returns:
+            The artifacts; None if there is no whole video.
+        """
+        for path in workflow.output_files(VIDEO, prefix=prefix):
+            subfolder, _, filename = path.rpartition("/")
+            file = OutputFile(filename, subfolder, "output")
+            try:
+                if await client.exists(file):
+                    return await self._store_all(
+                        client, {VIDEO: file}, workflow.title, expects, comment
+                    )
+            except OutputUnusable:
+                continue
+        return None
+
+    async def _store_all(
+        self,
+        client: ComfyClient,
+        files: Mapping[str, OutputFile],
+        title: str,
+        expects: Expectation,
+        comment: str,
+    ) -> Sequence[NewArtifact]:
+        made: list[NewArtifact] = []
+        for name, file in files.items():
+            expected = (
+                Expected(expects.width, expects.height, expects.frames, expects.fps)
+                if name == VIDEO
+                else Expected()
+            )
+            try:
+                made += await self._store_one(client, name, file, title, expected, comment)
+            except (OutputUnusable, UnsupportedMedia) as error:
+                if name == VIDEO:
+                    raise OutputUnusable(str(error)) from error
+        return made
+
+    async def _store_one(
+        self,
+        client: ComfyClient,
+        name: str,
+        file: OutputFile,
+        title: str,
+        expected: Expected,
+        comment: str,
+    ) -> list[NewArtifact]:
+        path = self._spool / str(uuid7())
+        try:
+            await self._download(client, file, path)
+            async with finish_video(
+                path,
+                expected=expected,
+                title=title,
+                comment=comment,
+                sandbox=self._sandbox,
+                spool=self._spool,
+            ) as finished:
+                blob = await self._store.put_file(finished.video)
+                facts = finished.facts
+                made = [
+                    NewArtifact(
+                        name,
+                        blob.id,
+                        "video/mp4",
+                        facts.width,
+                        facts.height,
+                        facts.frames,
+                        facts.fps,
+                        facts.duration_seconds,
+                    )
+                ]
+                if name == VIDEO:
+                    poster = await self._store.put_file(finished.poster)
+                    made.append(
+                        NewArtifact(
+                            "poster",
+                            poster.id,
+                            "image/jpeg",
+                            finished.poster_width,
+                            finished.poster_height,
+                        )
+                    )
+                return made
+        finally:
+            await unlink(path)
+
+    async def _download(self, client: ComfyClient, file: OutputFile, path: Path) -> None:
+        try:
+            with storing():
+                async with (
+                    await anyio.open_file(path, "xb") as target,
+                    aclosing(client.download(file)) as pieces,
+                ):
+                    async for piece in pieces:
+                        await target.write(piece)
+        except FileNotFoundError as error:
+            raise OutputUnusable("The engine names a video that it does not have.") from error
+
+
+def _is_video(file: OutputFile) -> bool:
+    return file.filename.lower().endswith((".mp4", ".webm", ".mov", ".mkv"))

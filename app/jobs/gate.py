@@ -1,0 +1,178 @@
+"""Admission for one engine: puts the card, the estimates and ComfyUI's own memory together.
+
+The decisions are `gpu.admission`'s, pure; this asks for the figures, obeys `FreeFirst`, and
+remembers which models ComfyUI has loaded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from app.comfy.client import EngineError
+from app.gpu.admission import (
+    UNKNOWN_MODELS,
+    Admit,
+    Candidate,
+    FreeFirst,
+    Situation,
+    choose,
+)
+from app.gpu.card import CardUnreadable
+from app.gpu.engine_memory import EngineMemory
+from app.gpu.estimate import Estimator, Need, shape_key
+from app.gpu.monitor import GpuMonitor
+from app.gpu.sampler import PeakSampler
+from app.jobs.engine import Engine
+from app.jobs.shapes import parse_shape
+from app.wire import VramWait
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What to do with the queue now.
+
+    Attributes:
+        words: The verdict for `/v1/system`.
+        job_id: The job to claim; None if none may start.
+        waits: Jobs that have no room, and why.
+        never: Jobs that cannot fit this card at all, and why.
+        problem: Why nothing can be decided.
+    """
+
+    words: str
+    job_id: str | None = None
+    waits: Mapping[str, VramWait] = field(default_factory=dict)
+    never: Mapping[str, str] = field(default_factory=dict)
+    problem: str | None = None
+
+
+class Gate:
+    """Decides for one engine and its card."""
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        monitor: GpuMonitor,
+        estimator: Estimator,
+        backfill_seconds: float,
+        adopted: bool = True,
+        free_seconds: float = 3.0,
+    ) -> None:
+        self.monitor = monitor
+        self._engine = engine
+        self._estimator = estimator
+        self._backfill_seconds = backfill_seconds
+        self._free_seconds = free_seconds
+        self._loaded: str | None = UNKNOWN_MODELS if adopted else None
+        self._lives = engine.lives
+
+    def need(self, shape: str, formula_mib: int) -> Need:
+        """The expected peak of a shape on this card, learned or by the formula."""
+        reading = self.monitor.last
+        if reading is None:
+            return Need(formula_mib, learned=False)
+        key = shape_key(parse_shape(shape), card=reading.name)
+        return self._estimator.need(key, formula_mib=formula_mib)
+
+    def started(self, models: str) -> None:
+        """Note that ComfyUI begins to load these models."""
+        self._loaded = models
+
+    async def choose(
+        self, candidates: Sequence[Candidate], *, running: tuple[int, str] | None
+    ) -> Verdict:
+        """Choose the next job of the queue.
+
+        Args:
+            candidates: Queued jobs that the engine could run.
+            running: Need in MiB and models key of the job that runs now.
+        """
+        if self._engine.lives != self._lives:
+            self._lives, self._loaded = self._engine.lives, None
+        try:
+            situation = await self._look(running)
+            choice = choose(candidates, situation, backfill_seconds=self._backfill_seconds)
+            if isinstance(choice.decision, FreeFirst):
+                await self._free()
+                situation = await self._look(running)
+                choice = choose(candidates, situation, backfill_seconds=self._backfill_seconds)
+        except CardUnreadable as problem:
+            words = f"Nothing is admitted: {problem.detail}"
+            return Verdict(words, problem=words)
+        except EngineError as error:
+            words = "Nothing is admitted: the engine does not answer."
+            return Verdict(words, problem=f"{words} ({error})")
+        waits = {job_id: wait.wait for job_id, wait in choice.waits.items()}
+        never = {job_id: one.detail for job_id, one in choice.never.items()}
+        if isinstance(choice.decision, Admit):
+            return Verdict(choice.decision.detail, choice.job_id, waits, never)
+        first = next(iter(waits.values()), None)
+        return Verdict(first.detail if first is not None else "Nothing fits.", None, waits, never)
+
+    def sampler(self) -> PeakSampler | None:
+        """A sampler for an attempt that starts now; None where no card is read."""
+        card, engine = self.monitor.card, self.monitor.engine
+        if card is None or self.monitor.last is None:
+            return None
+        return PeakSampler(card=card, engine=engine or EngineMemory(None, "unknown"))
+
+    async def learn(
+        self,
+        shape: str,
+        *,
+        peak_mib: int,
+        sampler: PeakSampler,
+        attempt_id: str,
+        oom: bool,
+        admitted_mib: int,
+        at: datetime,
+    ) -> None:
+        """Learn from an attempt that ran to its end, or out of memory."""
+        reading = self.monitor.last
+        if reading is None:
+            return
+        await self._estimator.learn(
+            shape_key(parse_shape(shape), card=reading.name),
+            peak_mib=max(peak_mib, admitted_mib) if oom else peak_mib,
+            reading=reading,
+            source=sampler.source,
+            attempt_id=attempt_id,
+            at=at,
+            oom=oom,
+        )
+
+    async def free(self) -> None:
+        """Have ComfyUI give its models back: after it ran out of memory."""
+        await self._free()
+
+    # --- figures ---------------------------------------------------------------------------------
+
+    async def _look(self, running: tuple[int, str] | None) -> Situation | None:
+        if not self.monitor.enabled:
+            return None
+        return await self.monitor.look(
+            loaded=running[1] if running is not None else self._loaded,
+            running_need_mib=running[0] if running is not None else None,
+            pids=self._engine.pids,
+            torch_mib=await self._engine.torch_mib(),
+            idle=running is None,
+        )
+
+    async def _free(self) -> None:
+        """Ask for the models back and wait until they are, for a few seconds at most.
+
+        ComfyUI frees when its worker is next idle, so the answer alone says nothing.
+        """
+        before = await self._engine.torch_mib()
+        await self._engine.client.free(unload_models=True, free_memory=True)
+        self._loaded = None
+        deadline = asyncio.get_running_loop().time() + self._free_seconds
+        while before and asyncio.get_running_loop().time() < deadline:
+            now = await self._engine.torch_mib()
+            if now is None or now < before * 0.9:
+                return
+            await asyncio.sleep(0.1)

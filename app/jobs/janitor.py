@@ -1,0 +1,189 @@
+"""What must be done by the clock: deadlines, retention, and the room that both give back."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import sqlalchemy as sa
+import structlog
+from sqlmodel import Session, col, select
+
+from app.database import Database
+from app.errors import StorageFull, StoreUnavailable
+from app.jobs import queue
+from app.jobs.feed import Feed
+from app.jobs.queue import FailureNote
+from app.jobs.states import TERMINAL, Status
+from app.jobs.tables import Job, JobInput
+from app.media.prepare import Preparer
+from app.media.retention import sweep_uploads
+from app.media.store import BlobStore
+from app.media.tables import Artifact, Blob, PreparedMedia, Upload
+
+log = structlog.get_logger(__name__)
+
+_AT_ONCE = 50
+"""Jobs that one transaction ends or deletes, so that no sweep holds the one writer for long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How long what is kept.
+
+    Attributes:
+        keep: Finished jobs, after their end.
+        keep_bytes: Media bytes in all; beyond that the oldest finished jobs go.
+        min_free_bytes: Free disk that is always left; below it the oldest finished jobs go.
+        uploads: Uploads that no job uses.
+        idempotency: Replay window of a key.
+        grace: How long bytes may lie unreferenced: longer than any step from storing to linking.
+    """
+
+    keep: timedelta
+    keep_bytes: int
+    min_free_bytes: int
+    uploads: timedelta
+    idempotency: timedelta
+    grace: timedelta = timedelta(hours=1)
+
+
+def overdue(session: Session, *, now: datetime) -> Sequence[str]:
+    """Give queued jobs whose deadline has passed."""
+    return session.exec(
+        select(Job.id)
+        .where(col(Job.status) == Status.QUEUED, col(Job.queue_deadline) <= now)
+        .limit(_AT_ONCE)
+    ).all()
+
+
+def oldest_finished(session: Session, *, before: datetime | None) -> Sequence[str]:
+    """Give finished jobs, the oldest end first; never an unfinished one."""
+    query = select(Job.id).where(col(Job.status).in_(sorted(TERMINAL)))
+    if before is not None:
+        query = query.where(col(Job.finished_at) < before)
+    return session.exec(query.order_by(col(Job.finished_at)).limit(_AT_ONCE)).all()
+
+
+def kept_bytes(session: Session) -> int:
+    """Give the bytes of all media that something refers to."""
+    needed = [
+        sa.exists().where(column == col(Blob.id))
+        for column in (
+            col(Artifact.blob_id),
+            col(Upload.blob_id),
+            col(PreparedMedia.blob_id),
+        )
+    ]
+    total = sa.select(sa.func.coalesce(sa.func.sum(col(Blob.bytes)), 0)).where(sa.or_(*needed))
+    return int(session.execute(total).scalar_one())
+
+
+def free_bytes(directory: Path) -> int:
+    """Give the free bytes of the disk that holds a directory."""
+    return shutil.disk_usage(directory).free
+
+
+class Janitor:
+    """Ends what is overdue and deletes what is too old."""
+
+    def __init__(
+        self,
+        *,
+        db: Database,
+        store: BlobStore,
+        preparer: Preparer,
+        feed: Feed,
+        retention: Retention,
+        now: Callable[[], datetime],
+        seconds: float = 1.0,
+        sweep_seconds: float = 60.0,
+    ) -> None:
+        self._db = db
+        self._store = store
+        self._preparer = preparer
+        self._feed = feed
+        self._retention = retention
+        self._now = now
+        self._seconds = seconds
+        self._sweep_seconds = sweep_seconds
+
+    async def run(self) -> None:
+        """Work for as long as the gateway runs."""
+        loop = asyncio.get_running_loop()
+        swept_at = loop.time()
+        while True:
+            try:
+                await self.expire()
+                if loop.time() - swept_at >= self._sweep_seconds:
+                    await self.sweep()
+                    swept_at = loop.time()
+            except (StorageFull, StoreUnavailable) as error:
+                log.warning("janitor cannot work", reason=error.detail)
+            await asyncio.sleep(self._seconds)
+
+    async def expire(self) -> int:
+        """Fail the queued jobs whose deadline has passed, and say how many."""
+        now = self._now()
+        ids = await self._db.read(lambda session: overdue(session, now=now))
+        note = FailureNote(
+            "deadline-exceeded", "The job was not started within the time it may wait."
+        )
+
+        def end(session: Session) -> list[str]:
+            return [job_id for job_id in ids if queue.expire(session, job_id, note, now=now)]
+
+        ended = await self._db.write(end) if ids else []
+        for job_id in ended:
+            self._feed.publish(job_id)
+        return len(ended)
+
+    async def sweep(self) -> None:
+        """Delete what retention no longer keeps, and give the room back."""
+        now = self._now()
+        while await self._delete_oldest(before=now - self._retention.keep):
+            continue
+        await self._forget(now)
+        while await self._is_over() and await self._delete_oldest(before=None):
+            await self._give_back()
+        await self._give_back()
+
+    async def _is_over(self) -> bool:
+        """Whether more is kept than there is room for."""
+        if await self._db.read(kept_bytes) > self._retention.keep_bytes:
+            return True
+        path = self._db.path
+        if path is None:
+            return False
+        free = await asyncio.to_thread(free_bytes, path.parent)
+        return free < self._retention.min_free_bytes
+
+    async def _delete_oldest(self, *, before: datetime | None) -> int:
+        ids = await self._db.read(lambda session: oldest_finished(session, before=before))
+
+        def delete(session: Session) -> int:
+            return sum(queue.delete(session, job_id) for job_id in ids)
+
+        deleted = await self._db.write(delete, durable=False) if ids else 0
+        if deleted:
+            log.info("finished jobs deleted", jobs=deleted)
+        return deleted
+
+    async def _forget(self, now: datetime) -> None:
+        ttl = self._retention.uploads
+        in_use = sa.select(col(JobInput.upload_id))
+
+        def forget(session: Session) -> None:
+            sweep_uploads(session, now=now, ttl=ttl, in_use=in_use)
+            queue.forget_idempotency(session, before=now - self._retention.idempotency)
+
+        await self._db.write(forget, durable=False)
+        await self._preparer.sweep(ttl=ttl)
+
+    async def _give_back(self) -> None:
+        await self._store.sweep(grace=self._retention.grace)
+        await self._db.reclaim()

@@ -1,0 +1,79 @@
+"""Bringing a job's media to the engine: prepared once, uploaded once, named by content."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import aclosing
+
+from sqlmodel import Session, col, select
+
+from app.comfy.client import ComfyClient
+from app.comfy.messages import OutputFile
+from app.database import Database
+from app.jobs.tables import JobInput
+from app.media.prepare import ImagePlan, Plan, Preparer, VideoPlan
+from app.media.store import BlobStore
+from app.media.tables import Upload
+from app.workflows.values import MediaPlan
+
+SUBFOLDER = "gateway"
+"""Where the gateway's files lie in ComfyUI's input folder, apart from everybody else's."""
+
+
+def input_blobs(session: Session, job_id: str) -> dict[str, int]:
+    """Media field to the blob that was sent for it."""
+    rows = session.exec(
+        select(JobInput.field, Upload.blob_id)
+        .join(Upload, col(Upload.id) == col(JobInput.upload_id))
+        .where(col(JobInput.job_id) == job_id)
+    ).all()
+    return dict(rows)
+
+
+class Stager:
+    """Prepares and uploads."""
+
+    def __init__(self, *, db: Database, store: BlobStore, preparer: Preparer) -> None:
+        self._db = db
+        self._store = store
+        self._preparer = preparer
+
+    async def stage(
+        self, job_id: str, plans: Mapping[str, MediaPlan], client: ComfyClient
+    ) -> dict[str, str]:
+        """Give, for each media field, the name that the graph must use.
+
+        Raises:
+            UnsupportedMedia: A file cannot be prepared.
+            EngineError: ComfyUI does not take it.
+            StorageFull: No room to prepare.
+        """
+        blobs = await self._db.read(lambda session: input_blobs(session, job_id))
+        names: dict[str, str] = {}
+        for field, blob_id in blobs.items():
+            prepared = await self._preparer.prepare(blob_id, _plan(plans[field]))
+            there = OutputFile(prepared.filename, SUBFOLDER, "input")
+            if await client.exists(there):
+                names[field] = f"{SUBFOLDER}/{prepared.filename}"
+                continue
+            async with aclosing(self._store.read(prepared.blob.id)) as pieces:
+                names[field] = await client.upload(
+                    prepared.filename,
+                    pieces,
+                    size_bytes=prepared.blob.size,
+                    subfolder=SUBFOLDER,
+                )
+        return names
+
+
+def _plan(plan: MediaPlan) -> Plan:
+    if plan.kind == "image":
+        return ImagePlan()
+    if plan.fps is None:
+        raise ValueError("a video is prepared at a rate, and the workflow names none")
+    return VideoPlan(
+        fps=plan.fps,
+        frames=plan.frames,
+        start_seconds=plan.start_seconds,
+        keep_audio=plan.keep_audio,
+    )
