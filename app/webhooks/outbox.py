@@ -47,7 +47,7 @@ def enqueue(
             url=url,
             target=target_of(url),
             event_type=event_type,
-            payload=json.dumps(payload, ensure_ascii=False, separators=(",", ":")),
+            payload=json.dumps(payload, separators=(",", ":")),
             created_at=now,
             give_up_at=now + KEEP_TRYING,
             next_attempt_at=now,
@@ -57,5 +57,8 @@ def enqueue(
 
 def target_of(url: str) -> str:
     """Scheme, host and port of a URL, in lower case: messages to one target share its limits."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # a URL that no request can be sent to is refused when it is tried
+        return url.lower()
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}".lower()

@@ -46,7 +46,7 @@ class WebhookMessage(SQLModel, table=True):
     event_type: str
     payload: str = Field(sa_type=sa.Text, description="The exact text that is signed and sent")
     created_at: datetime
-    give_up_at: datetime = Field(description="No try starts after this")
+    give_up_at: datetime = Field(description="No further try is planned after this")
     next_attempt_at: datetime | None
     attempts: int = 0
     state: str = "pending"
