@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal
 
@@ -26,7 +25,10 @@ _REF: TypeAdapter[Any] = TypeAdapter(MediaRef)
 
 def shown(value: object) -> str:
     """A value as JSON, cut where it is long."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=str)
+    except ValueError:  # Python prints no integer of more than 4,300 digits
+        return "a number of thousands of digits"
     return text if len(text) <= _MOST_SHOWN else f"{text[: _MOST_SHOWN - 1]}…"
 
 
@@ -75,10 +77,10 @@ def rule_of(spec: FieldSpec) -> str:
 def nearest(spec: FieldSpec, value: float) -> list[float]:
     """The allowed numbers next to `value`: one where it is out of bounds, else two."""
     grid = spec.multiple_of or spec.step or 1
-    origin = 0 if spec.multiple_of or spec.min is None else spec.min
+    origin = 0 if spec.multiple_of is not None or spec.min is None else spec.min
     low = spec.min if spec.min is not None else value
     high = spec.max if spec.max is not None else value
-    if math.isnan(value):
+    if value != value:  # noqa: PLR0124 - NaN; math.isnan fails on huge integers
         return []
     if spec.type == "number":
         return [float(min(max(value, low), high))]

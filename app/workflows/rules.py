@@ -119,6 +119,11 @@ class Rules:
         del values
         return {}
 
+    def work(self, values: Mapping[str, Any]) -> float:
+        """How much a run has to compute, in steps times pixels; for times learned elsewhere."""
+        pixels = float(values.get("width") or 1) * float(values.get("height") or 1)
+        return pixels * float(values.get("frames") or 1) * max(1, int(values.get("steps") or 1))
+
     def merge(self, request: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
         """An earlier resolved request with some fields changed, not yet checked.
 

@@ -285,6 +285,13 @@ class SteadyDancerRules(Rules):
         """Height of the frame in which the negative pose stands at four fifths of its size."""
         return {"negative_pose_height": values["height"] * 5 // 4}
 
+    def work(self, values: Mapping[str, Any]) -> float:
+        """As `Rules.work`; windows overlap, and a cfg other than 1 takes a second pass."""
+        count = windows(values["frames"])
+        sampled = values["frames"] if count == 1 else count * PLAIN_FRAMES
+        passes = 1 if values["cfg"] == 1 else 2
+        return super().work({**values, "frames": sampled}) * passes
+
     def merge(self, request: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
         """As `Rules.merge`; an orientation alone swaps width and height."""
         merged = super().merge(request, overrides)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.workflows import objectinfo
-from app.workflows.binding import title_of
+from app.workflows.binding import prune, title_of
 from app.workflows.objectinfo import ObjectInfo
 
 _CONVERTERS: Mapping[str, type] = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
@@ -29,9 +29,14 @@ def validate_graph(graph: Mapping[str, Any], object_info: ObjectInfo) -> dict[st
     """
     for node_id, node in graph.items():
         if node.get("class_type") not in object_info:
+            problem = "not found. The custom node may not be installed."
+            if node.get("class_type") is None:
+                problem = (
+                    "has no class_type. The workflow may be corrupted or a custom node is missing."
+                )
             return _refusal(
                 "missing_node_type",
-                f"Node '{title_of(node)}' not found. The custom node may not be installed.",
+                f"Node '{title_of(node)}' {problem}",
                 f"Node ID '#{node_id}'",
             )
     outputs = [
@@ -43,6 +48,11 @@ def validate_graph(graph: Mapping[str, Any], object_info: ObjectInfo) -> dict[st
         return _refusal("prompt_no_outputs", "Prompt has no outputs", "")
     validation = _Validation(graph, object_info)
     good = [node_id for node_id in outputs if validation.node(node_id)]
+    for output in outputs:
+        if output not in good:
+            for node_id in prune(graph, [output]):
+                if node_id in validation.errors:
+                    validation.errors[node_id]["dependent_outputs"].append(output)
     error = None
     if not good:
         error = _refusal("prompt_outputs_failed_validation", "Prompt outputs failed validation", "")
@@ -67,8 +77,13 @@ class _Validation:
     def node(self, node_id: str) -> bool:
         """Whether a node and all that it needs are sound."""
         if node_id in self._path:
-            cycle = " -> ".join([*self._path[self._path.index(node_id) :], node_id])
-            self._fault(node_id, "dependency_cycle", "Dependency cycle detected", cycle, "")
+            cycle = self._path[self._path.index(node_id) :]
+            first = cycle.index(min(cycle))
+            cycle = cycle[first:] + cycle[:first]
+            names = [f"{member} ({self.graph[member]['class_type']})" for member in cycle]
+            details = " -> ".join([*names, names[0]])
+            for member in cycle:
+                self._fault(member, "dependency_cycle", "Dependency cycle detected", details, "")
             return False
         if node_id not in self._done:
             self._path.append(node_id)

@@ -28,13 +28,14 @@ class Workflow:
         graph: Mapping[str, Any],
         rules: Rules,
         operator: Mapping[str, Scalar],
+        inputs: Inputs | None = None,
     ) -> None:
         self.name = name
         self.manifest = manifest
         self.graph = graph
         self.rules = rules
         self.operator: Mapping[str, Scalar] = dict(operator)
-        self._inputs = Inputs(name=name, manifest=manifest)
+        self._inputs = inputs or Inputs(name=name, manifest=manifest)
         self._ids = binding.ids_by_title(graph)
 
     # --- what it is ----------------------------------------------------------------------------
@@ -92,6 +93,7 @@ class Workflow:
             graph=self.graph,
             rules=self.rules,
             operator={**self.operator, **changes},
+            inputs=self._inputs,
         )
 
     # --- requests ------------------------------------------------------------------------------
@@ -195,6 +197,13 @@ class Workflow:
             height=resolved.shape.height,
             frames=resolved.shape.frames,
         )
+
+    def work(self, resolved: Resolved) -> float:
+        """How much a run has to compute, in steps times pixels.
+
+        Seconds per unit, learned from other runs, give a first estimate for a shape never run.
+        """
+        return self.rules.work(resolved.request)
 
     # --- the graph -----------------------------------------------------------------------------
 
