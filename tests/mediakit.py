@@ -16,7 +16,7 @@ ORIENTATION = 0x0112
 
 
 def drawing(width: int = 64, height: int = 96, *, number: int = 0) -> Image.Image:
-    """A picture whose corners differ, red upper left, and whose gray middle tells its number."""
+    """A picture whose corners differ, red upper left, and whose middle shows its number in bits."""
     image = Image.new("RGB", (width, height), "black")
     draw = ImageDraw.Draw(image)
     across, down = width // 2, height // 2
@@ -24,22 +24,30 @@ def drawing(width: int = 64, height: int = 96, *, number: int = 0) -> Image.Imag
     draw.rectangle((across, 0, width, down - 1), fill=(30, 200, 30))
     draw.rectangle((0, down, across - 1, height), fill=(30, 30, 220))
     draw.rectangle((across, down, width, height), fill=(220, 220, 30))
-    shade = shade_of(number)
-    draw.rectangle(
-        (width * 3 // 8, height * 3 // 8, width * 5 // 8, height * 5 // 8), fill=(shade,) * 3
-    )
+    for bit, box in enumerate(_cells(width, height)):
+        draw.rectangle(box, fill="white" if number >> bit & 1 else "black")
     return image
 
 
-def shade_of(number: int) -> int:
-    """Gray level of the middle of frame `number`; distinct for the first 48."""
-    return 10 + (number % 48) * 5
+def _cells(width: int, height: int) -> list[tuple[int, int, int, int]]:
+    """Where the six bits of a frame's number are drawn, in the middle of the picture."""
+    wide, high = width // 8, height // 8
+    left, top = (width - 3 * wide) // 2, (height - 2 * high) // 2
+    return [
+        (left + x * wide, top + y * high, left + (x + 1) * wide - 1, top + (y + 1) * high - 1)
+        for y in range(2)
+        for x in range(3)
+    ]
 
 
 def number_of(image: Image.Image) -> int:
-    """Which frame a decoded picture is, by its middle."""
-    pixel: Any = image.convert("L").getpixel((image.width // 2, image.height // 2))
-    return int(round((pixel - 10) / 5))
+    """Which frame (of the first 64) an upright decoded picture is."""
+    gray = image.convert("L")
+    number = 0
+    for bit, (left, top, right, bottom) in enumerate(_cells(*image.size)):
+        level: Any = gray.getpixel(((left + right) // 2, (top + bottom) // 2))
+        number |= (level > 128) << bit
+    return number
 
 
 def corners(image: Image.Image) -> str:
@@ -114,6 +122,7 @@ def make_video(
             stream.set_display_rotation(rotation, hflip=mirrored)
         voice = "libopus" if path.suffix == ".webm" else "aac"
         sound: Any = output.add_stream(voice, rate=48_000) if audio else None
+        output.start_encoding()
         for number in range(frames):
             frame = av.VideoFrame.from_image(drawing(width, height, number=number))  # type: ignore[no-untyped-call]
             frame.pts, frame.time_base = number, 1 / rate
@@ -154,3 +163,15 @@ def pictures_of(path: Path) -> list[Image.Image]:
     """Every frame of a video as it is stored."""
     with av.open(str(path)) as source:
         return [frame.to_image() for frame in source.decode(video=0)]  # type: ignore[no-untyped-call]
+
+
+def frames_that_decode(path: Path) -> list[Image.Image]:
+    """The frames of a damaged video up to where it is cut off."""
+    pictures = []
+    try:
+        with av.open(str(path)) as source:
+            for frame in source.decode(video=0):
+                pictures.append(frame.to_image())  # type: ignore[no-untyped-call]  # noqa: PERF401 - what came before the fault counts
+    except av.error.FFmpegError:
+        pass
+    return pictures

@@ -39,7 +39,9 @@ _FILENAME_CHARACTERS = 255
 class Fetch(Protocol):
     """How the bytes behind a foreign URL are got; the guard against bad addresses is its own."""
 
-    def __call__(self, url: str, *, max_bytes: int) -> AsyncGenerator[bytes]:
+    def __call__(
+        self, url: str, *, limit_bytes: int, timeout_seconds: float
+    ) -> AsyncGenerator[bytes]:
         """The body, piece by piece; raises `FetchRefused` where it may not or cannot be got."""
         ...
 
@@ -67,6 +69,7 @@ class Intake:
         spool: Directory for files while they arrive; see `files.clear_spool`.
         fetch: How URLs are fetched; None refuses them.
         now: The time.
+        fetch_seconds: Time to fetch one URL.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class Intake:
         spool: Path,
         fetch: Fetch | None,
         now: Callable[[], datetime],
+        fetch_seconds: float = 300.0,
     ) -> None:
         self._db = db
         self._store = store
@@ -85,6 +89,7 @@ class Intake:
         self._spool = spool
         self._fetch = fetch
         self._now = now
+        self._fetch_seconds = fetch_seconds
 
     async def accept(
         self,
@@ -118,7 +123,11 @@ class Intake:
             case UrlRef():
                 if self._fetch is None:
                     raise UnsupportedMedia("This gateway fetches no URLs; upload the file.")
-                pieces = self._fetch(ref.url, max_bytes=self._sandbox.limits.max_bytes)
+                pieces = self._fetch(
+                    ref.url,
+                    limit_bytes=self._sandbox.limits.max_bytes,
+                    timeout_seconds=self._fetch_seconds,
+                )
         async with aclosing(pieces):
             return await self.upload(pieces, owner=owner, expect=expect)
 

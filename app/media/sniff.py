@@ -92,7 +92,7 @@ _QUICKTIME_ATOMS = {b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"}
 _TEXT = bytes(range(32, 127)) + b"\t\r\n\f"
 
 
-def sniff(head: bytes) -> Sniffed:  # noqa: PLR0911 - a ladder of formats
+def sniff(head: bytes) -> Sniffed:
     """Identify a file by its first `HEAD_BYTES` bytes."""
     if not head:
         return Sniffed("empty", "empty")

@@ -1,46 +1,33 @@
-"""A real database, a store over it, and a clock moved by hand."""
+"""A store with tiny chunks over a real database, and real child processes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from sqlmodel import SQLModel
 
-import app.jobs.tables  # noqa: F401 - artifact refers to job
 from app.database import Database
+from app.media.limits import MediaLimits
+from app.media.sandbox import Sandbox
 from app.media.store import BlobStore
-
-
-class Clock:
-    """Time that moves only when told to."""
-
-    def __init__(self) -> None:
-        self.time = datetime(2026, 11, 23, 12, tzinfo=UTC)
-
-    def __call__(self) -> datetime:
-        return self.time
-
-    def advance(self, **by: float) -> None:
-        self.time += timedelta(**by)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def db(tmp_path: Path) -> Iterator[Database]:
-    database = Database(f"sqlite:///{tmp_path / 'gateway.db'}")
-    SQLModel.metadata.create_all(database.engine)
-    database.open()
-    yield database
-    database.close()
+from tests.conftest import Clock
 
 
 @pytest.fixture
 def store(db: Database, clock: Clock) -> BlobStore:
     return BlobStore(db, now=clock, chunk_bytes=1000)
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Path:
+    directory = tmp_path / "spool"
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[Sandbox]:
+    box = Sandbox(limits=MediaLimits())
+    yield box
+    await box.aclose()

@@ -9,7 +9,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from app.media.child.refusal import Refused
 
-_FORMATS = {"png": ["PNG"], "jpeg": ["JPEG", "MPO"], "webp": ["WEBP"]}
+_FORMATS = {"png": ["PNG"], "jpeg": ["JPEG"], "webp": ["WEBP"]}
 _QUARTER_TURNS = {1: 0, 2: 0, 3: 180, 4: 180, 5: 270, 6: 90, 7: 90, 8: 270}
 """EXIF orientation to degrees clockwise (CIPA DC-008, 4.6.4); even mirrored ones turn so."""
 
