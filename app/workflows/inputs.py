@@ -5,9 +5,11 @@ Nothing is coerced: a text is no number, and true is no 1.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
 from collections.abc import Collection, Mapping
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -269,7 +271,11 @@ class Inputs:
         return found
 
     def schema(self) -> dict[str, Any]:
-        """JSON Schema of the request, media included."""
+        """JSON Schema of the request, media included; the caller's own copy."""
+        return copy.deepcopy(self._schema)
+
+    @cached_property
+    def _schema(self) -> dict[str, Any]:
         schema = self._model.model_json_schema()
         forms = [form.model_json_schema() for form in (UploadRef, UrlRef, Base64Ref)]
         media = {

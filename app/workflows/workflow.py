@@ -160,7 +160,7 @@ class Workflow:
                 width=values.get("width"),
                 height=values.get("height"),
                 frames=None if frames is None else frames + self.manifest.extra_frames,
-                fps=values.get("fps"),
+                fps=None if values.get("fps") is None else float(values["fps"]),
             ),
         )
 
