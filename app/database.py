@@ -339,15 +339,33 @@ def _run_batch(connection: Connection, batch: Sequence[_Work]) -> None:
 
 
 def _run_one(connection: Connection, work: _Work) -> _Answer:
-    """Run one piece of work behind its savepoint. A store that fails fails the whole batch."""
+    """Run one piece of work behind its savepoint.
+
+    Raises:
+        Exception: The store itself failed. SQLite then rolls back the whole transaction on its
+            own (https://sqlite.org/lang_transaction.html, section 3), so that nobody in the batch
+            has anything.
+    """
     try:
         with (
-            translated(),
             Session(connection, join_transaction_mode="create_savepoint") as session,
             session.begin(),
         ):
             return _Answer(work.done, work.fn(session), None)
-    except (StorageFull, StoreUnavailable):
-        raise
-    except Exception as error:  # noqa: BLE001 - it is handed to the caller who waits
+    except Exception as error:
+        raw = connection.connection.driver_connection
+        if isinstance(raw, sqlite3.Connection) and not raw.in_transaction:
+            raise _cause(error) from error
         return _Answer(work.done, None, error)
+
+
+def _cause(error: BaseException) -> Exception:
+    """Find the driver's own error behind those that its rollback brought about."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, DBAPIError) and (better := translate(found)) is not found:
+            return better
+        found = found.__context__
+    return StoreUnavailable(
+        "The database gave up the transaction; nothing was stored.", retry_after=5
+    )

@@ -26,8 +26,8 @@ from app.comfy.client import (
     Located,
     Pending,
     Running,
-    public_text,
 )
+from app.comfy.messages import public_text
 from app.database import Database
 from app.errors import FAILURES, GatewayError, StorageFull, StoreUnavailable, UnsupportedMedia
 from app.gpu.sampler import PeakSampler
