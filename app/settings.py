@@ -66,6 +66,9 @@ class Settings(BaseSettings):
     poison_deaths: int = Field(2, ge=1, description="Engine deaths before quarantine.")
     stall_seconds: float = Field(300, gt=0, description="Silence that means a stall.")
     stall_loading_seconds: float = Field(900, gt=0, description="The same while models load.")
+    interrupt_seconds: float = Field(
+        60, gt=0, description="How long the engine may take to obey an interrupt."
+    )
     quiet_seconds: float = Field(3, gt=0, description="Silence after which the engine is asked.")
     max_queue_seconds: float = Field(86_400, gt=0, description="Longest wait, and its default.")
     max_run_seconds: float = Field(7_200, gt=0, description="Longest run, and its default.")

@@ -104,7 +104,7 @@ class Supervisor:
         self._log = directory / f"{name}.log"
         self._record = directory / f"{name}.json"
         self._is_healthy = is_healthy
-        self._environ = dict(environ) if environ is not None else _clean_environment()
+        self._environ = dict(environ) if environ is not None else clean_environment()
         self._patience = patience or Patience()
         self._on_change = on_change
         self._child: subprocess.Popen[bytes] | None = None
@@ -270,6 +270,6 @@ def _signal(group: int, which: signal.Signals) -> None:
         os.killpg(group, which)
 
 
-def _clean_environment() -> dict[str, str]:
+def clean_environment() -> dict[str, str]:
     """The gateway's own environment without its settings, some of which are secrets."""
     return {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}

@@ -29,7 +29,7 @@ from app.jobs.queue import FailureNote, Fence
 from app.jobs.recovery import unfinished
 from app.jobs.runner import Runner
 from app.jobs.shapes import models_of
-from app.jobs.states import Status
+from app.jobs.states import Caps, Loss, Status
 from app.jobs.tables import Job
 from app.wire import VramWait
 
@@ -98,6 +98,8 @@ class Dispatcher:
         gate: Gate,
         feed: Feed,
         make_runner: MakeRunner,
+        caps: Caps,
+        on_end: Callable[[], None] = lambda: None,
         tick_seconds: float = 0.5,
         adopt_seconds: float = 10.0,
         now: Callable[[], datetime],
@@ -109,6 +111,8 @@ class Dispatcher:
         self._gate = gate
         self._feed = feed
         self._make_runner = make_runner
+        self._caps = caps
+        self._on_end = on_end
         self._tick_seconds = tick_seconds
         self._adopt_seconds = adopt_seconds
         self._now = now
@@ -126,6 +130,31 @@ class Dispatcher:
         """Tell the runner of a job, if it runs here, that the job is to be canceled."""
         if job_id in self._runners:
             self._runners[job_id][0].cancel.set()
+
+    async def stop(self) -> None:
+        """Claim no more and stop following.
+
+        An engine that goes on without the gateway keeps its prompts: they are followed again
+        after the next start. What an engine of our own had is requeued and does not count.
+        """
+        self.draining = True
+        running = dict(self._runners)
+        for _, task in running.values():
+            task.cancel()
+        await asyncio.gather(*(task for _, task in running.values()), return_exceptions=True)
+        if self.engine.supervisor is None:
+            return
+        for runner, _ in running.values():
+            await self._requeue(runner.fence)
+
+    async def _requeue(self, fence: Fence) -> None:
+        note = FailureNote("engine-died", "The gateway was stopped, and its engine with it.")
+        await self._write(
+            fence.job_id,
+            lambda session: queue.lose(
+                session, fence, Loss.STOPPED_BY_US, note, caps=self._caps, now=self._now()
+            ),
+        )
 
     @property
     def in_engine(self) -> list[str]:
@@ -255,6 +284,7 @@ class Dispatcher:
         self._needs.pop(job_id, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("runner crashed", job_id=job_id, exc_info=error)
+        self._on_end()
         self.wake()
 
     # --- why they wait ---------------------------------------------------------------------------

@@ -7,14 +7,14 @@ engine where its prompt is, and goes on from there.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
-from sqlmodel import Session, col, select
+from sqlmodel import Session
 
 from app.comfy import messages
 from app.comfy.client import (
@@ -29,9 +29,9 @@ from app.comfy.client import (
 )
 from app.comfy.messages import public_text
 from app.database import Database
-from app.errors import FAILURES, GatewayError, StorageFull, StoreUnavailable, UnsupportedMedia
+from app.errors import GatewayError, StorageFull, StoreUnavailable, UnsupportedMedia
 from app.gpu.sampler import PeakSampler
-from app.jobs import queue
+from app.jobs import queue, verdicts
 from app.jobs.collect import Collector, OutputUnusable
 from app.jobs.engine import Engine
 from app.jobs.feed import Feed
@@ -52,75 +52,11 @@ from app.jobs.queue import FailureNote, Fence, Report, Usage
 from app.jobs.shapes import models_of
 from app.jobs.stager import Stager
 from app.jobs.states import Caps, Loss
-from app.jobs.tables import Attempt, Job
-from app.jobs.views import expected_seconds
+from app.jobs.task import Asked, Task, load_task, prefix_of
 from app.workflows.registry import Registry
-from app.workflows.values import Resolved
 from app.workflows.workflow import Workflow
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """What an attempt has to know of its job, read once."""
-
-    fence: Fence
-    workflow: str
-    request: Mapping[str, Any]
-    shape: str
-    low_memory: bool
-    max_run_seconds: float | None
-    submitted: bool
-    started: bool
-    cancel_requested: bool
-    graph: Mapping[str, Any] | None
-    expected_seconds: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """What the engine was asked for: all that judging its answer takes."""
-
-    task: Task
-    workflow: Workflow
-    resolved: Resolved
-    graph: Mapping[str, Any]
-
-    @property
-    def comment(self) -> str:
-        """What the mp4 says of itself. Never the prompt: that is the client's own."""
-        return f"seed {self.task.request['seed']}" if "seed" in self.task.request else ""
-
-
-def load_task(session: Session, fence: Fence) -> Task | None:
-    """Read what the attempt needs; None if it is no longer the job's attempt."""
-    row = session.exec(
-        select(Job, Attempt)
-        .join(Attempt, col(Attempt.id) == col(Job.attempt_id))
-        .where(col(Job.id) == fence.job_id, col(Job.attempt) == fence.number)
-    ).first()
-    if row is None:
-        return None
-    job, attempt = row
-    return Task(
-        fence=fence,
-        workflow=job.workflow,
-        request=job.request,
-        shape=job.low_memory_shape if attempt.low_memory else job.shape,
-        low_memory=attempt.low_memory,
-        max_run_seconds=job.max_run_seconds,
-        submitted=attempt.submitting_at is not None,
-        started=attempt.started_at is not None,
-        cancel_requested=job.cancel_requested_at is not None,
-        graph=attempt.graph,
-        expected_seconds=expected_seconds(session, job.shape),
-    )
-
-
-def prefix_of(fence: Fence) -> str:
-    """Start of the names of all files that an attempt writes in the engine's output folder."""
-    return f"gateway/{fence.attempt_id}"
 
 
 class Runner:
@@ -171,6 +107,7 @@ class Runner:
         self._sampler: PeakSampler | None = None
         self._stack = AsyncExitStack()
         self._begun: float | None = None
+        self._over: float | None = None
 
     async def run(self) -> None:
         """Run the attempt to its end and write how it ended."""
@@ -264,7 +201,8 @@ class Runner:
                 # one that never began.
                 follower.sight.started = True
             ending = await follower.follow()
-        return await self._end(ending, _Asked(task, workflow, resolved, graph))
+            self._over = asyncio.get_running_loop().time()
+        return await self._end(ending, Asked(task, workflow, resolved, graph))
 
     def _follower(self, task: Task, tracker: Tracker) -> Follower:
         async def cancel_asked() -> bool:
@@ -319,7 +257,8 @@ class Runner:
         except AnswerLost:
             log.warning("answer to the prompt lost; the engine's queue will tell")
         except GraphRefused as refusal:
-            return self._refused(refusal)
+            self.engine.recheck()
+            return Failed(verdicts.of_refusal(refusal))
         await self._report(Report(phase="staged"))
         return None
 
@@ -332,7 +271,7 @@ class Runner:
 
     # --- the end ---------------------------------------------------------------------------------
 
-    async def _end(self, ending: Ending, asked: _Asked) -> Outcome:
+    async def _end(self, ending: Ending, asked: Asked) -> Outcome:
         match ending:
             case Ended(entry=entry):
                 return await self._ended(entry, asked)
@@ -353,7 +292,7 @@ class Runner:
                 detail = f"The engine made no progress for {silent:.0f} s."
                 return self._lost(Loss.STALLED, detail)
 
-    async def _ended(self, entry: messages.HistoryEntry, asked: _Asked) -> Outcome:
+    async def _ended(self, entry: messages.HistoryEntry, asked: Asked) -> Outcome:
         self._release()
         if entry.outcome == "success":
             await self._report(Report(phase="storing"))
@@ -378,24 +317,17 @@ class Runner:
         return await self._raised(entry.error, asked.task)
 
     async def _raised(self, error: messages.ExecutionError | None, task: Task) -> Outcome:
-        if error is None:
-            note = FailureNote("execution-error", "The engine says that the run failed, not why.")
-            return Failed(note, self._usage())
-        detail = public_text(f"{error.node_type}: {error.message}")
-        private = f"{error.exception_type}\n{error.traceback}"
-        if error.kind == "out_of_memory":
+        note = verdicts.of_error(error)
+        if note.type == "out-of-memory":
             await self._learn(task, oom=True)
             await self._gate.free()
-            return self._lost(Loss.OUT_OF_MEMORY, detail, private=private, error=error)
-        if error.kind == "cuda_fault":
-            self.engine.fault(detail)
+            return Lost(Loss.OUT_OF_MEMORY, note, self._usage())
+        if note.type == "cuda-fault":
+            self.engine.fault(note.detail)
             await self.engine.restart("CUDA fault")
-        note = FailureNote(
-            error.kind.replace("_", "-"), detail, error.node_id, error.node_type, private
-        )
         return Failed(note, self._usage())
 
-    async def _gone(self, gone: Gone, asked: _Asked) -> Outcome:
+    async def _gone(self, gone: Gone, asked: Asked) -> Outcome:
         """The engine has forgotten the prompt; its output may be there all the same."""
         if gone.started:
             artifacts = await self._collector.recover(
@@ -454,47 +386,17 @@ class Runner:
         await self.engine.restart("it did not obey an interrupt")
         return located
 
-    def _refused(self, refusal: GraphRefused) -> Outcome:
-        first = refusal.node_errors[0] if refusal.node_errors else None
-        detail = public_text(str(refusal))
-        missing = first is not None and first.kind == "value_not_in_list"
-        note = FailureNote(
-            "missing-model" if missing else "graph-refused",
-            detail,
-            first.node_id if first is not None else None,
-            first.node_type if first is not None else None,
-            private=str(refusal),
-        )
-        self.engine.recheck()
-        return Failed(note)
-
-    def _lost(
-        self,
-        loss: Loss,
-        detail: str,
-        *,
-        wait_seconds: float = 0,
-        private: str | None = None,
-        error: messages.ExecutionError | None = None,
-    ) -> Lost:
-        kind = loss.value if loss.value in FAILURES else "engine-died"
-        note = FailureNote(
-            kind,
-            detail,
-            error.node_id if error is not None else None,
-            error.node_type if error is not None else None,
-            private,
-        )
+    def _lost(self, loss: Loss, detail: str, *, wait_seconds: float = 0) -> Lost:
         not_before = self._now() + timedelta(seconds=wait_seconds) if wait_seconds else None
-        return Lost(loss, note, self._usage(), not_before)
+        return Lost(loss, verdicts.of_loss(loss, detail), self._usage(), not_before)
 
     def _usage(self) -> Usage:
-        seconds = (
-            asyncio.get_running_loop().time() - self._begun if self._begun is not None else None
-        )
+        seconds = None
+        if self._begun is not None and self._over is not None:
+            seconds = round(self._over - self._begun, 3)
         sampler = self._sampler
         return Usage(
-            gpu_seconds=round(seconds, 3) if seconds is not None else None,
+            gpu_seconds=seconds,
             peak_vram_mib=sampler.peak_mib if sampler is not None else None,
             vram_timeline=sampler.timeline if sampler is not None else None,
         )

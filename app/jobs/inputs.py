@@ -1,0 +1,103 @@
+"""The media of a request: taken in from wherever it says they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from app import wire
+from app.access.limits import Limiter
+from app.access.scopes import Caller, Scope
+from app.errors import (
+    FetchRefused,
+    FieldError,
+    GatewayError,
+    InvalidRequest,
+    MalformedBody,
+    NotFound,
+    PayloadTooLarge,
+    UnsupportedMedia,
+)
+from app.media.intake import Intake
+from app.workflows.workflow import Workflow
+
+_REFUSALS = (NotFound, MalformedBody, UnsupportedMedia, PayloadTooLarge, FetchRefused)
+
+
+class JobInputs:
+    """Turns the media fields of requests into uploads; refusals point to the field."""
+
+    def __init__(self, *, intake: Intake, limiter: Limiter) -> None:
+        self._intake = intake
+        self._limiter = limiter
+
+    async def take(
+        self,
+        workflow: Workflow,
+        request: Mapping[str, Any],
+        *,
+        caller: Caller,
+        attached: Mapping[str, wire.Upload],
+    ) -> dict[str, wire.Upload]:
+        """Have every media file of a request stored.
+
+        Args:
+            workflow: The workflow of the request.
+            request: The request as sent.
+            caller: Who asks.
+            attached: Media field to the upload that came as a file beside the request.
+
+        Raises:
+            InvalidRequest: No such upload is visible to the caller, or the text is not base64.
+            UnsupportedMedia, PayloadTooLarge, FetchRefused: A file cannot be used or got.
+        """
+        refs: dict[str, wire.MediaRef] = dict(workflow.media_refs(request, attached=attached))
+        refs |= {name: wire.UploadRef(upload_id=upload.id) for name, upload in attached.items()}
+        taken: dict[str, wire.Upload] = {}
+        for name, ref in refs.items():
+            try:
+                accepted = await self._intake.accept(
+                    ref,
+                    owner=caller.id,
+                    expect=workflow.media[name],
+                    any_owner=caller.has(Scope.ADMIN),
+                )
+            except _REFUSALS as error:
+                raise at_field(name, ref, error) from error
+            if isinstance(ref, wire.UrlRef):
+                self._limiter.upload(caller, accepted.view.bytes)
+            taken[name] = accepted.view
+        return taken
+
+    async def look(
+        self, workflow: Workflow, request: Mapping[str, Any], *, caller: Caller
+    ) -> dict[str, wire.Upload]:
+        """What is known of those media that are uploads already. Stores and fetches nothing.
+
+        Raises:
+            InvalidRequest: A media field has no known form, or names an upload that is not there.
+        """
+        absent = [name for name in workflow.media if request.get(name) is None]
+        found: dict[str, wire.Upload] = {}
+        for name, ref in workflow.media_refs(request, attached=absent).items():
+            if not isinstance(ref, wire.UploadRef):
+                continue
+            try:
+                upload = await self._intake.get(
+                    ref.upload_id, owner=caller.id, any_owner=caller.has(Scope.ADMIN)
+                )
+            except NotFound as error:
+                raise at_field(name, ref, error) from error
+            found[name] = upload.view
+        return found
+
+
+def at_field(field: str, ref: wire.MediaRef | None, error: GatewayError) -> GatewayError:
+    """The same refusal of a media file, with the pointer of its field."""
+    form = next(iter(ref.model_dump()), None) if ref is not None else None
+    if isinstance(error, NotFound | MalformedBody):
+        pointer = f"/request/{field}/{form}" if form else f"/request/{field}"
+        detail = f"{field}: {error.detail}"
+        return InvalidRequest(detail, errors=[FieldError(pointer, error.detail)])
+    fault = FieldError(f"/request/{field}", error.detail)
+    return type(error)(f"{field}: {error.detail}", errors=[fault], retry_after=error.retry_after)

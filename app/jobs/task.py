@@ -1,0 +1,77 @@
+"""What an attempt has to know, read once when it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlmodel import Session, col, select
+
+from app.jobs.queue import Fence
+from app.jobs.tables import Attempt, Job
+from app.jobs.views import expected_seconds
+from app.workflows.values import Resolved
+from app.workflows.workflow import Workflow
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What an attempt has to know of its job, read once."""
+
+    fence: Fence
+    workflow: str
+    request: Mapping[str, Any]
+    shape: str
+    low_memory: bool
+    max_run_seconds: float | None
+    submitted: bool
+    started: bool
+    cancel_requested: bool
+    graph: Mapping[str, Any] | None
+    expected_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the engine was asked for: all that judging its answer takes."""
+
+    task: Task
+    workflow: Workflow
+    resolved: Resolved
+    graph: Mapping[str, Any]
+
+    @property
+    def comment(self) -> str:
+        """What the mp4 says of itself. Never the prompt: that is the client's own."""
+        return f"seed {self.task.request['seed']}" if "seed" in self.task.request else ""
+
+
+def load_task(session: Session, fence: Fence) -> Task | None:
+    """Read what the attempt needs; None if it is no longer the job's attempt."""
+    row = session.exec(
+        select(Job, Attempt)
+        .join(Attempt, col(Attempt.id) == col(Job.attempt_id))
+        .where(col(Job.id) == fence.job_id, col(Job.attempt) == fence.number)
+    ).first()
+    if row is None:
+        return None
+    job, attempt = row
+    return Task(
+        fence=fence,
+        workflow=job.workflow,
+        request=job.request,
+        shape=job.low_memory_shape if attempt.low_memory else job.shape,
+        low_memory=attempt.low_memory,
+        max_run_seconds=job.max_run_seconds,
+        submitted=attempt.submitting_at is not None,
+        started=attempt.started_at is not None,
+        cancel_requested=job.cancel_requested_at is not None,
+        graph=attempt.graph,
+        expected_seconds=expected_seconds(session, job.shape),
+    )
+
+
+def prefix_of(fence: Fence) -> str:
+    """Start of the names of all files that an attempt writes in the engine's output folder."""
+    return f"gateway/{fence.attempt_id}"
