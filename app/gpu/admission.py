@@ -15,7 +15,8 @@ from app.gpu.engine_memory import EngineMemory
 from app.wire import VramWait
 
 UNKNOWN_MODELS = "?"
-"""What an engine has loaded that was running before the gateway: no job's models."""
+"""What an engine has loaded that was running before the gateway, or models of several kinds beside
+one another: no job's models, so that they do not count as what a job would load anyway."""
 
 FREED_SLACK_MIB = 1024
 """After `/free`, ComfyUI keeps more than at its start: CUDA loads kernels when they are first used,
@@ -29,9 +30,9 @@ class Situation:
     Attributes:
         reading: The card now.
         engine: What ComfyUI holds of it.
-        loaded: Models key of what ComfyUI has in memory; None after its start and after `/free`;
-            `UNKNOWN_MODELS` for an engine that was adopted.
-        running_need_mib: Need of the job that runs now; None if none runs.
+        loaded: Models key of what ComfyUI has in memory, kept up by `loaded_after`; None after its
+            start and after `/free`; `UNKNOWN_MODELS` for an engine that was adopted.
+        running_need_mib: `Admit.peak_mib` of the job that runs now; None if none runs.
         margin_mib: Memory that is never given away.
         steady_budget_mib: `Settled.budget_mib`; None judges by this reading alone.
     """
@@ -52,9 +53,16 @@ class Situation:
 
 @dataclass(frozen=True, slots=True)
 class Admit:
-    """There is room: start it."""
+    """There is room: start it.
+
+    Attributes:
+        detail: The figures in words.
+        peak_mib: What ComfyUI's process will hold at most while it runs: its need, and what stays
+            loaded beside it.
+    """
 
     detail: str
+    peak_mib: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +102,14 @@ class Never:
 Decision = Admit | FreeFirst | Wait | Never
 
 
+def loaded_after(loaded: str | None, models: str) -> str:
+    """What ComfyUI has loaded once a job with these models has started.
+
+    A job that was admitted beside other models leaves both in memory.
+    """
+    return models if loaded in {None, models} else UNKNOWN_MODELS
+
+
 def mib(value: int) -> str:
     """Memory for people: `31,000 MiB`."""
     return f"{value:,} MiB"
@@ -130,9 +146,9 @@ def never(need_mib: int, reading: Reading, margin_mib: int) -> Never | None:
 def decide(need_mib: int, models: str, situation: Situation) -> Decision:
     """Decide about one job.
 
-    A job behind a running one is admitted on the larger of the two needs, not on their sum:
-    ComfyUI runs one prompt at a time, and with the same models the second reuses the first one's
-    memory. With other models, what the running job leaves loaded is taken off the room.
+    A job behind a running one with the same models is admitted on the larger of the two needs, not
+    on their sum: ComfyUI runs one prompt at a time, and the second reuses the first one's memory.
+    With other models, what the running job leaves loaded is taken off the room.
 
     Args:
         need_mib: Expected peak of ComfyUI's whole process while it runs the job.
@@ -153,7 +169,7 @@ def decide(need_mib: int, models: str, situation: Situation) -> Decision:
         wanted, stays = need_mib, max(0, resident - engine.idle_mib - slack)
     room = most - stays
     if wanted <= room:
-        return Admit(f"Needs {mib(wanted)}; there is room for {mib(room)}.")
+        return Admit(f"Needs {mib(wanted)}; there is room for {mib(room)}.", wanted + stays)
     wait = _wait(wanted, room, stays, situation)
     holds_models = situation.loaded is not None and (stays > 0 or engine.held_mib is None)
     freeing_may_help = need_mib <= most or engine.held_mib is None
@@ -294,7 +310,8 @@ def choose(
     if situation is None:
         if not ordered:
             return Choice()
-        return Choice(job_id=ordered[0].job_id, decision=Admit("Admission is off."))
+        first = ordered[0]
+        return Choice(first.job_id, Admit("Admission is off.", first.need_mib))
     waits: dict[str, Wait] = {}
     refused: dict[str, Never] = {}
     for job in ordered:

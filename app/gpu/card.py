@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 
-class CardUnreadable(Exception):  # noqa: N818 - named like the other errors of the house
+class CardUnreadable(Exception):
     """The card cannot be read now, so nothing may be admitted to it.
 
     Attributes:

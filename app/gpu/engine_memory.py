@@ -9,8 +9,8 @@ from app.gpu.card import MemorySource, Reading
 
 CONTEXT_MIB = 400
 """What a process holds beside torch's own memory (the CUDA context), where nothing better is known.
-Seen: about 500 MiB on an H100 with torch 2.11, 250 to 400 on consumer cards. Too small errs on the
-safe side: the rest counts as somebody else's."""
+Seen: 619 MiB on an H100 (driver 580, torch 2.11), 693 MiB after kernels had run. Too small errs
+on the safe side: the rest counts as somebody else's."""
 
 LARGEST_CONTEXT_MIB = 1024
 """A learned offset above this is not a CUDA context but somebody else's memory."""
@@ -27,12 +27,14 @@ class EngineMemory:
         source: How it is known.
         pids: Its processes as the driver names them; empty unless `source` is `pid`.
         idle_mib: What it holds with nothing loaded.
+        device_used_mib: What all processes held at the same moment.
     """
 
     held_mib: int | None
     source: MemorySource
     pids: frozenset[int] = frozenset()
     idle_mib: int = CONTEXT_MIB
+    device_used_mib: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +44,22 @@ class Offset:
     mib: int = CONTEXT_MIB
     learned: bool = False
 
-    def learn(self, reading: Reading, *, torch_mib: int) -> Offset:
+    def learn(self, reading: Reading, *, torch_mib: int, pids: Collection[int] = ()) -> Offset:
         """The offset after a look at the card while ComfyUI was idle.
 
-        Other processes' memory can only make the figure larger, so the smallest seen counts, and
-        one that is too large for a CUDA context is not believed.
+        Where its process is not named, all that is used is taken for its own. Other processes'
+        memory can only make the figure larger, so the smallest seen counts, and one that is too
+        large for a CUDA context is not believed; a stranger of a few hundred MiB is, until it goes,
+        which the margin has to cover.
 
         Args:
             reading: The card while no prompt ran.
             torch_mib: `/system_stats` `torch_vram_total` at the same moment.
+            pids: ComfyUI's processes as this gateway numbers them.
         """
+        own = _by_pid(reading, pids, torch_mib)
+        if own is not None:
+            return Offset(max(0, own.held_mib - torch_mib), learned=True)
         seen = reading.used_mib - torch_mib
         if seen <= 0 or seen > LARGEST_CONTEXT_MIB or torch_mib < 0:
             return self
@@ -74,16 +82,29 @@ def engine_memory(
         offset: What to add to torch's own figure.
     """
     beside = offset if offset is not None else Offset()
-    wanted = frozenset(pids)
-    own = [process for process in reading.processes if process.pid in wanted]
-    if own and all(process.mib is not None for process in own):
-        held = sum(process.mib or 0 for process in own)
-        # A container numbers processes from 1, the driver as the host does: another process may
-        # carry our number. It cannot hold less than torch says that ComfyUI holds.
-        if torch_mib is None or held >= torch_mib - _TORCH_TOLERANCE_MIB:
-            found = frozenset(process.pid for process in own)
-            return EngineMemory(held, "pid", found, beside.mib)
+    own = _by_pid(reading, pids, torch_mib)
+    if own is not None:
+        return EngineMemory(own.held_mib, "pid", own.pids, beside.mib, reading.used_mib)
     if torch_mib is not None:
         held = min(torch_mib + beside.mib, reading.used_mib)
-        return EngineMemory(held, "system_stats", frozenset(), beside.mib)
-    return EngineMemory(None, "unknown", frozenset(), beside.mib)
+        return EngineMemory(held, "system_stats", frozenset(), beside.mib, reading.used_mib)
+    return EngineMemory(None, "unknown", frozenset(), beside.mib, reading.used_mib)
+
+
+@dataclass(frozen=True, slots=True)
+class _Own:
+    held_mib: int
+    pids: frozenset[int]
+
+
+def _by_pid(reading: Reading, pids: Collection[int], torch_mib: int | None) -> _Own | None:
+    """What the driver says of ComfyUI's own processes; None if it does not."""
+    own = [process for process in reading.processes if process.pid in frozenset(pids)]
+    if not own or any(process.mib is None for process in own):
+        return None
+    held = sum(process.mib or 0 for process in own)
+    # A container numbers processes from 1, the driver as the host does: another process may carry
+    # our number. It cannot hold less than torch says that ComfyUI holds.
+    if torch_mib is not None and held < torch_mib - _TORCH_TOLERANCE_MIB:
+        return None
+    return _Own(held, frozenset(process.pid for process in own))

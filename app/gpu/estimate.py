@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
@@ -17,8 +17,8 @@ from app.gpu.tables import SampleSource, VramSample
 RECENT = 20
 """The learned figure is the highest of so many newest samples of a shape."""
 
-OOM_FACTOR = 1.15
-"""A run that ran out of memory needs more than it had; so much more is assumed."""
+OOM_PERCENT = 115
+"""A run that ran out of memory needs more than it had; so much of it is assumed."""
 
 _MARGIN_PERCENT = 3
 _MARGIN_FLOOR_MIB = 128
@@ -103,8 +103,8 @@ class Learned:
 def figure(samples: Sequence[VramSample]) -> int:
     """The need that samples of one shape stand for, in MiB.
 
-    The highest peak plus 3 % (128 MiB at least). A run out of memory stands for `OOM_FACTOR`
-    times what it had, but for no more than the card has: one accident, such as another process
+    The highest peak plus 3 % (128 MiB at least). A run out of memory stands for `OOM_PERCENT`
+    of what it had, but for no more than the card has: one accident, such as another process
     that took the memory in mid-run, must not close the card to the shape for good.
     """
     figures = []
@@ -118,7 +118,7 @@ def figure(samples: Sequence[VramSample]) -> int:
 
 
 def _raised(peak_mib: int) -> int:
-    return int(peak_mib * OOM_FACTOR)
+    return peak_mib * OOM_PERCENT // 100
 
 
 # --- plain functions for inside a transaction ------------------------------------------------
@@ -212,48 +212,6 @@ def learned(session: Session, key: ShapeKey) -> int | None:
     )
     samples = session.exec(query).all()
     return figure(samples) if samples else None
-
-
-def export_samples(session: Session) -> list[dict[str, Any]]:
-    """All samples as JSON-able rows, for `import_samples` on another machine."""
-    rows = session.exec(select(VramSample).order_by(col(VramSample.id))).all()
-    return [
-        {**row.model_dump(exclude={"id", "attempt_id", "at"}), "at": row.at.isoformat()}
-        for row in rows
-    ]
-
-
-def import_samples(session: Session, rows: Iterable[Mapping[str, Any]]) -> int:
-    """Add exported samples and say how many. Importing the same rows again changes nothing.
-
-    Raises:
-        ValueError: A row is not what `export_samples` writes; nothing is kept then.
-    """
-    known = {tuple(sorted(row.items())) for row in export_samples(session)}
-    added = 0
-    for number, row in enumerate(rows):
-        try:
-            # A table model does not validate by itself.
-            sample = VramSample.model_validate({**row, "id": None, "attempt_id": None})
-        except ValueError as error:
-            raise ValueError(f"Row {number} is not an exported sample: {error}") from error
-        if sample.at.tzinfo is None or sample.peak_mib <= 0:
-            raise ValueError(f"Row {number} lacks a time zone, or its peak is not positive.")
-        same = tuple(sorted({**row, "at": sample.at.isoformat()}.items()))
-        if same in known:
-            continue
-        known.add(same)
-        session.add(sample)
-        added += 1
-    return added
-
-
-def reset(session: Session, *, workflow: str | None = None) -> int:
-    """Forget what was learned, of one workflow or of all, and say how many samples went."""
-    query = sa.delete(VramSample)
-    if workflow is not None:
-        query = query.where(col(VramSample.workflow) == workflow)
-    return int(session.connection().execute(query).rowcount)
 
 
 # --- the figure that admission polls ---------------------------------------------------------

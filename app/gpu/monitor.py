@@ -83,7 +83,7 @@ class GpuMonitor:
         """Read the card in a thread; calls at the same moment share one reading.
 
         Args:
-            max_age_seconds: A reading that is no older is given instead of a new one.
+            max_age_seconds: A younger reading is given instead of a new one; 0 reads always.
 
         Returns:
             The reading; None without a card.
@@ -94,7 +94,7 @@ class GpuMonitor:
         if self.card is None:
             return None
         age = self.age_seconds
-        fresh = age is not None and age <= max_age_seconds and self.problem is None
+        fresh = age is not None and age < max_age_seconds and self.problem is None
         if fresh and self.last is not None:
             return self.last
         if self._pending is None or self._pending.done():
@@ -142,7 +142,7 @@ class GpuMonitor:
         if reading is None:
             return None
         if idle and torch_mib is not None:
-            self.offset = self.offset.learn(reading, torch_mib=torch_mib)
+            self.offset = self.offset.learn(reading, torch_mib=torch_mib, pids=pids)
         engine = engine_memory(reading, pids=pids, torch_mib=torch_mib, offset=self.offset)
         self.engine = engine
         self._settled = self._settled.add(budget(reading, engine), self._monotonic())

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pynvml
@@ -291,14 +292,23 @@ def _mig_devices(handle: Any) -> list[Any] | None:  # noqa: ANN401 - ctypes poin
 
 
 def _processes(handle: Any) -> tuple[Process, ...]:  # noqa: ANN401 - a ctypes pointer
-    found = _told(lambda: pynvml.nvmlDeviceGetComputeRunningProcesses(handle)) or ()
-    return tuple(
-        Process(
-            int(process.pid),
-            None if process.usedGpuMemory is None else -(-int(process.usedGpuMemory) // _MIB),
-        )
-        for process in found
-    )
+    """Compute processes, by the newest call that the driver has (v3 since R510)."""
+    for call in (
+        pynvml.nvmlDeviceGetComputeRunningProcesses_v3,
+        pynvml.nvmlDeviceGetComputeRunningProcesses_v2,
+    ):
+        found = _told(partial(call, handle))
+        if found is not None:
+            return tuple(
+                Process(
+                    int(process.pid),
+                    None
+                    if process.usedGpuMemory is None
+                    else -(-int(process.usedGpuMemory) // _MIB),
+                )
+                for process in found
+            )
+    return ()
 
 
 def _told(call: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever the call gives

@@ -52,9 +52,9 @@ class PeakSampler:
     """Measures what ComfyUI's whole process takes at most: `async with PeakSampler(…) as peak`.
 
     Where ComfyUI's process is known by pid, its own memory is measured. Where it is hidden, it is
-    what ComfyUI held at the start plus the change of the card's used memory since; another process
-    that comes or goes meanwhile is then taken for ComfyUI. Where it was not known what it held,
-    nothing is measured.
+    what ComfyUI held at the last look plus the change of the card's used memory since; another
+    process that comes or goes meanwhile is then taken for ComfyUI. Where it was not known what it
+    held, nothing is measured.
 
     Attributes:
         samples: How many readings were made.
@@ -76,7 +76,7 @@ class PeakSampler:
 
         Args:
             card: The card that the engine runs on.
-            engine: What ComfyUI holds just before the attempt.
+            engine: What ComfyUI held at the last look.
             interval_seconds: Time between samples; longer if a reading costs too much.
             monotonic: Clock of the timeline.
             most_points: Length of the timeline at most.
@@ -88,7 +88,6 @@ class PeakSampler:
         self._timeline = Timeline(most_points)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="vram-sampler", daemon=True)
-        self._used_at_start: int | None = None
         self._peak_mib: int | None = None
         self.samples = 0
         self.unread = 0
@@ -153,8 +152,7 @@ class PeakSampler:
         if self._engine.source == "pid":
             own = [p.mib for p in reading.processes if p.pid in self._engine.pids]
             return sum(mib or 0 for mib in own) if own else None
-        if self._used_at_start is None:
-            self._used_at_start = reading.used_mib
-        if self._engine.held_mib is None:
+        held, used = self._engine.held_mib, self._engine.device_used_mib
+        if held is None or used is None:
             return None
-        return max(0, self._engine.held_mib + reading.used_mib - self._used_at_start)
+        return max(0, held + reading.used_mib - used)
