@@ -8,14 +8,14 @@ from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
-from sqlmodel import Session, col, select, update
+from sqlmodel import Session, SQLModel, col, select, update
 
 from app.database import Database
 from app.jobs import queue
 from app.jobs.queue import FailureNote, Fence, NewArtifact, NewJob, Report, Usage
 from app.jobs.states import MOVES, Caps, Loss, Move, Status
-from app.jobs.tables import Attempt, Job, JobEvent
-from app.media.tables import Artifact, Blob
+from app.jobs.tables import Job
+from app.media.tables import Blob
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 NOTE = FailureNote("execution-error", "It broke.")
@@ -89,8 +89,10 @@ def make(session: Session, move: Move, fence: Fence) -> bool:
 
 def everything(session: Session) -> list[object]:
     """Every row that a move may touch, so that 'nothing was written' can be said."""
-    tables = (Job, Attempt, JobEvent, Artifact)
-    return [row for table in tables for row in session.execute(sa.select(table.__table__)).all()]  # type: ignore[attr-defined]
+    tables = [
+        SQLModel.metadata.tables[name] for name in ("job", "attempt", "job_event", "artifact")
+    ]
+    return [row for table in tables for row in session.execute(sa.select(table)).all()]
 
 
 @pytest.mark.parametrize("status", list(Status))
