@@ -1,0 +1,472 @@
+"""The one place that wires: builds every part, opens them in order, runs the loops in one group."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import shutil
+import signal
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from importlib.metadata import version
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+import structlog
+
+from app.access.authenticator import Authenticator
+from app.access.limits import Limiter
+from app.api.services import HttpLimits, Services
+from app.backup import check
+from app.comfy import supervisor
+from app.comfy.client import ComfyClient, EngineError
+from app.comfy.supervisor import Supervisor
+from app.database import Database
+from app.gpu.card import Card, CardUnreadable
+from app.gpu.estimate import Estimator
+from app.gpu.monitor import GpuMonitor
+from app.gpu.nvml import Nvml, NvmlCard
+from app.instance import sole_instance
+from app.jobs.collect import Collector
+from app.jobs.dispatcher import Dispatcher
+from app.jobs.engine import Engine
+from app.jobs.feed import Feed
+from app.jobs.follow import Patience
+from app.jobs.gate import Gate
+from app.jobs.janitor import Janitor, Retention
+from app.jobs.pricing import Station
+from app.jobs.queue import Fence
+from app.jobs.recovery import release_orphans
+from app.jobs.runner import Runner
+from app.jobs.stager import Stager
+from app.jobs.states import Caps
+from app.jobs.submission import Bounds, Submission
+from app.media.files import clear_spool
+from app.media.intake import Intake
+from app.media.limits import MediaLimits
+from app.media.prepare import Preparer
+from app.media.sandbox import Sandbox
+from app.media.store import BlobStore
+from app.outbound import Outbound
+from app.schema import upgrade
+from app.settings import Settings
+from app.telemetry import Metrics
+from app.webhooks.delivery import Delivery
+from app.workflows.registry import load_workflows
+
+log = structlog.get_logger(__name__)
+
+_CARD_SECONDS = 2.0
+
+_CHECKED_AT_START = 64 * 1024 * 1024
+"""Bytes up to which the whole database is read before the start: about a tenth of a second."""
+
+VERSION = version("steadydancer-gateway")
+
+
+def utc_now() -> datetime:
+    """The time."""
+    return datetime.now(UTC)
+
+
+def stop_process() -> None:
+    """End the process as an operator would: a gateway without one of its loops is a corpse."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+class Gateway:
+    """Every part, built and not yet opened."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        cards: Sequence[Card] | None = None,
+        now: Callable[[], datetime] = utc_now,
+        on_crash: Callable[[], None] = stop_process,
+    ) -> None:
+        """Build the parts. Nothing is read or written yet, but for the workflows and the cards.
+
+        Args:
+            settings: What the operator decided.
+            cards: One for each engine, in place of NVML's.
+            now: The clock.
+            on_crash: What to do when a loop crashed.
+
+        Raises:
+            CardUnreadable: Admission asks NVML, and there is no card to read.
+            ManifestError: A workflow folder cannot be used.
+        """
+        self.settings = settings
+        self.now = now
+        self._on_crash = on_crash
+        data = settings.data_dir
+        self.spool = data / "spool"
+        self.db = Database(settings.store_url)
+        self.metrics = Metrics()
+        self.feed = Feed()
+        self.workflows = load_workflows(
+            settings.workflows_dir, overrides=settings.workflow_overrides
+        )
+        self.sandbox = Sandbox(limits=_media_limits(settings))
+        self.store = BlobStore(self.db, now=now)
+        self.preparer = Preparer(
+            db=self.db, store=self.store, sandbox=self.sandbox, spool=self.spool, now=now
+        )
+        self.outbound = Outbound(allow_hosts=settings.allow_hosts)
+        self.intake = Intake(
+            db=self.db,
+            store=self.store,
+            sandbox=self.sandbox,
+            spool=self.spool,
+            fetch=self.outbound.fetch,
+            now=now,
+        )
+        self.estimator = Estimator(database=self.db, margin_mib=settings.vram_margin_mib)
+        self.stager = Stager(db=self.db, store=self.store, preparer=self.preparer)
+        self.collector = Collector(store=self.store, sandbox=self.sandbox, spool=self.spool)
+        self.caps = Caps(settings.max_attempts, settings.max_stalls, settings.poison_deaths)
+        self.retention = Retention(
+            keep=timedelta(seconds=settings.keep_seconds),
+            keep_bytes=settings.keep_bytes,
+            min_free_bytes=settings.min_free_bytes,
+            uploads=timedelta(seconds=settings.upload_ttl_seconds),
+            idempotency=timedelta(seconds=settings.idempotency_seconds),
+        )
+        self.janitor = Janitor(
+            db=self.db,
+            store=self.store,
+            preparer=self.preparer,
+            feed=self.feed,
+            retention=self.retention,
+            now=now,
+        )
+        self.delivery = Delivery(
+            db=self.db,
+            outbound=self.outbound,
+            now=now,
+            rng=random.Random(),  # noqa: S311 - jitter, not a secret
+            observe=self.metrics.webhook,
+        )
+        found = cards if cards is not None else _cards(settings)
+        self.stations = [
+            self._station(number, url, found[number] if found else None)
+            for number, url in enumerate(settings.comfyui_urls)
+        ]
+        self.proxy = self._proxy()
+        self.authenticator = Authenticator(db=self.db, now=now)
+        self.limiter = Limiter(
+            requests_per_minute=settings.requests_per_minute,
+            upload_bytes_per_hour=settings.upload_bytes_per_hour,
+            queued_jobs=settings.queued_jobs_per_key,
+        )
+        self.submission = Submission(
+            db=self.db,
+            workflows=self.workflows,
+            intake=self.intake,
+            stations=self.stations,
+            limiter=self.limiter,
+            check_url=self.outbound.check,
+            free_bytes=self.free_bytes,
+            bounds=_bounds(settings),
+            now=now,
+        )
+        self.stopping = asyncio.Event()
+
+    # --- building ------------------------------------------------------------------------------
+
+    def _station(self, number: int, url: str, card: Card | None) -> Station:
+        settings = self.settings
+        client = ComfyClient(url)
+        engine = Engine(
+            name=f"engine-{number}",
+            client=client,
+            workflows=self.workflows,
+            supervisor=self._engine_process(number, url, client, card),
+            on_change=self._wake_all,
+        )
+        gate = Gate(
+            engine=engine,
+            monitor=GpuMonitor(card=card, margin_mib=settings.vram_margin_mib),
+            estimator=self.estimator,
+            backfill_seconds=settings.backfill_seconds,
+        )
+
+        def make_runner(fence: Fence, *, need_mib: int, on_release: Callable[[], None]) -> Runner:
+            return Runner(
+                fence=fence,
+                engine=engine,
+                gate=gate,
+                need_mib=need_mib,
+                db=self.db,
+                workflows=self.workflows,
+                stager=self.stager,
+                collector=self.collector,
+                feed=self.feed,
+                patience=_patience(settings),
+                caps=self.caps,
+                previews=True,
+                on_release=on_release,
+                now=self.now,
+            )
+
+        dispatcher = Dispatcher(
+            engine=engine,
+            db=self.db,
+            gate=gate,
+            feed=self.feed,
+            make_runner=make_runner,
+            caps=self.caps,
+            on_end=self.delivery.notify,
+            now=self.now,
+        )
+        return Station(dispatcher, gate)
+
+    def _engine_process(
+        self, number: int, url: str, client: ComfyClient, card: Card | None
+    ) -> Supervisor | None:
+        settings = self.settings
+        if not settings.comfyui_command:
+            return None
+
+        async def answers() -> bool:
+            try:
+                await client.system_stats()
+            except EngineError:
+                return False
+            return True
+
+        where = urlsplit(url)
+        words = {"host": where.hostname or "127.0.0.1", "port": str(where.port or 8188)}
+        environ = supervisor.clean_environment()
+        if isinstance(card, NvmlCard):
+            environ["CUDA_VISIBLE_DEVICES"] = card.uuid
+        return Supervisor(
+            name=f"engine-{number}",
+            command=[_filled(word, words) for word in settings.comfyui_command],
+            directory=settings.data_dir / "engines",
+            is_healthy=answers,
+            environ=environ,
+            patience=supervisor.Patience(
+                start=settings.engine_start_seconds, stop=settings.stop_seconds
+            ),
+            on_change=self._wake_all,
+        )
+
+    def _proxy(self) -> Supervisor | None:
+        command = self.settings.proxy_command
+        if not command:
+            return None
+
+        async def is_there() -> bool:
+            return True
+
+        return Supervisor(
+            name="proxy",
+            command=command,
+            directory=self.settings.data_dir / "engines",
+            is_healthy=is_there,
+        )
+
+    def services(self) -> Services:
+        """What the API needs of all this."""
+        settings = self.settings
+        return Services(
+            db=self.db,
+            workflows=self.workflows,
+            intake=self.intake,
+            store=self.store,
+            feed=self.feed,
+            stations=self.stations,
+            submission=self.submission,
+            authenticator=self.authenticator,
+            limiter=self.limiter,
+            metrics=self.metrics,
+            retention=self.retention,
+            limits=HttpLimits(
+                max_body_bytes=settings.max_body_bytes,
+                max_upload_bytes=settings.max_upload_bytes,
+            ),
+            loopback=is_loopback(settings.host),
+            wake_deliveries=self.delivery.notify,
+            free_bytes=self.free_bytes,
+            min_free_bytes=settings.min_free_bytes,
+            stopping=self.stopping,
+            version=VERSION,
+            now=self.now,
+            cors_origins=settings.cors_origins,
+            public_url=settings.public_url,
+        )
+
+    def free_bytes(self) -> int:
+        """Free bytes of the disk that holds the data directory."""
+        return shutil.disk_usage(self.settings.data_dir).free
+
+    def _wake_all(self) -> None:
+        for station in self.stations:
+            station.dispatcher.wake()
+
+    # --- life ----------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[None]:
+        """Open everything, run every loop, and close in the order that loses nothing."""
+        settings = self.settings
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        async with AsyncExitStack() as stack:
+            stack.enter_context(sole_instance(settings.data_dir))
+            clear_spool(self.spool)
+            await asyncio.to_thread(self._prepare_store)
+            self.db.open()
+            stack.callback(self.db.close)
+            stack.push_async_callback(self.sandbox.aclose)
+            stack.push_async_callback(self.outbound.aclose)
+            for station in self.stations:
+                stack.push_async_callback(station.dispatcher.engine.client.aclose)
+            self._announce()
+            await self.estimator.refresh()
+            names = [station.dispatcher.engine.name for station in self.stations]
+            released = await self.db.write(
+                lambda session: release_orphans(
+                    session, engines=names, caps=self.caps, now=self.now()
+                )
+            )
+            if released:
+                log.warning("attempts of engines that are gone were requeued", attempts=released)
+            loops = [asyncio.create_task(self._loop(name, fn)) for name, fn in self._loops()]
+            try:
+                yield
+            finally:
+                await self._stop(loops)
+
+    def _prepare_store(self) -> None:
+        path = self.db.path
+        if path is not None and path.exists() and path.stat().st_size <= _CHECKED_AT_START:
+            check(path)
+        before, after = upgrade(self.db.engine, self.settings.migrations_dir)
+        if before != after:
+            log.info("database upgraded", before=before, after=after)
+
+    def _loops(self) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
+        loops: list[tuple[str, Callable[[], Awaitable[None]]]] = [
+            ("janitor", self.janitor.run),
+            ("webhooks", self.delivery.run),
+        ]
+        for station in self.stations:
+            dispatcher = station.dispatcher
+            loops += [
+                (dispatcher.engine.name, dispatcher.engine.watch),
+                ("dispatcher", dispatcher.run),
+                ("card", partial(_watch_card, station.gate.monitor)),
+            ]
+        loops += [(child.name, child.run) for child in self._children()]
+        return loops
+
+    def _children(self) -> list[Supervisor]:
+        engines = [station.dispatcher.engine.supervisor for station in self.stations]
+        return [child for child in (*engines, self.proxy) if child is not None]
+
+    async def _loop(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await run()
+        except Exception:
+            log.exception("a loop crashed; the gateway stops", loop=name)
+            self._on_crash()
+            raise
+
+    async def _stop(self, loops: Sequence[asyncio.Task[None]]) -> None:
+        """Stop claiming, stop following, then the children, then the rest."""
+        self.stopping.set()
+        self.feed.publish_all()
+        for station in self.stations:
+            await station.dispatcher.stop()
+        for child in self._children():
+            await child.stop()
+        for task in loops:
+            task.cancel()
+        await asyncio.gather(*loops, return_exceptions=True)
+
+    def _announce(self) -> None:
+        for station in self.stations:
+            card = station.gate.monitor.card
+            log.info(
+                "engine planned",
+                engine=station.dispatcher.engine.name,
+                url=station.dispatcher.engine.client.base_url,
+                owned=station.dispatcher.engine.supervisor is not None,
+                gpu=getattr(card, "name", None),
+                gpu_uuid=getattr(card, "uuid", None),
+            )
+        if self.settings.admission == "off":
+            log.warning("admission is off: jobs start without a look at the GPU")
+        if self.db.journal_mode not in {"wal", "none"}:
+            log.warning(
+                "the file system cannot hold SQLite's WAL; a rollback journal is used",
+                journal_mode=self.db.journal_mode,
+            )
+
+
+async def _watch_card(monitor: GpuMonitor) -> None:
+    """Keep the card's reading fresh, so that submissions are judged and `/v1/system` shows it."""
+    while monitor.enabled:
+        with suppress(CardUnreadable):  # the monitor itself remembers why, and says so
+            await monitor.read()
+        await asyncio.sleep(_CARD_SECONDS)
+
+
+def _cards(settings: Settings) -> list[Card] | None:
+    if settings.admission == "off":
+        return None
+    nvml = Nvml()
+    wanted: Sequence[str | None] = settings.gpus or (None,) * len(settings.comfyui_urls)
+    if len(wanted) != len(settings.comfyui_urls):
+        raise ValueError(
+            f"GATEWAY_GPUS names {len(wanted)} GPUs and GATEWAY_COMFYUI_URLS "
+            f"{len(settings.comfyui_urls)} engines; name one GPU for each engine."
+        )
+    return [NvmlCard(selector, nvml=nvml, environ=os.environ) for selector in wanted]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens on the host."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _bounds(settings: Settings) -> Bounds:
+    return Bounds(
+        max_queued_jobs=settings.max_queued_jobs,
+        min_free_bytes=settings.min_free_bytes,
+        max_queue_seconds=settings.max_queue_seconds,
+        max_run_seconds=settings.max_run_seconds,
+    )
+
+
+def _patience(settings: Settings) -> Patience:
+    return Patience(
+        quiet=settings.quiet_seconds,
+        stall=settings.stall_seconds,
+        stall_loading=settings.stall_loading_seconds,
+        run=settings.max_run_seconds,
+        interrupt=settings.interrupt_seconds,
+    )
+
+
+def _media_limits(settings: Settings) -> MediaLimits:
+    return MediaLimits(
+        max_bytes=settings.max_upload_bytes,
+        max_image_pixels=settings.max_pixels,
+        max_duration_seconds=settings.max_video_seconds,
+        max_frames=settings.max_video_frames,
+    )
+
+
+def _filled(word: str, values: dict[str, str]) -> str:
+    for name, value in values.items():
+        word = word.replace(f"{{{name}}}", value)
+    return word
