@@ -23,6 +23,7 @@ from app.api.services import HttpLimits, Services
 from app.backup import check
 from app.comfy import supervisor
 from app.comfy.client import ComfyClient, EngineError
+from app.comfy.files import EngineFiles
 from app.comfy.supervisor import Supervisor
 from app.database import Database
 from app.gpu.card import Card, CardUnreadable
@@ -30,6 +31,7 @@ from app.gpu.estimate import Estimator
 from app.gpu.monitor import GpuMonitor
 from app.gpu.nvml import Nvml, NvmlCard
 from app.instance import sole_instance
+from app.jobs import stager
 from app.jobs.collect import Collector
 from app.jobs.dispatcher import Dispatcher
 from app.jobs.engine import Engine
@@ -142,6 +144,9 @@ class Gateway:
             preparer=self.preparer,
             feed=self.feed,
             retention=self.retention,
+            engine_files=[EngineFiles(settings.comfyui_dir, corner=stager.SUBFOLDER)]
+            if settings.comfyui_dir is not None
+            else [],
             now=now,
         )
         self.delivery = Delivery(

@@ -118,7 +118,7 @@ class Dispatcher:
         self._now = now
         self._wake = asyncio.Event()
         self._runners: dict[str, tuple[Runner, asyncio.Task[None]]] = {}
-        self._needs: dict[str, tuple[int, str]] = {}
+        self._peaks: dict[str, int] = {}
 
     # --- for others ------------------------------------------------------------------------------
 
@@ -201,7 +201,7 @@ class Dispatcher:
             if one.fence.job_id not in self._runners:
                 log.info("following an unfinished attempt", job_id=one.fence.job_id)
                 need = self._gate.need(one.shape, one.formula_mib).mib
-                self._start(one.fence, need, models_of(one.shape))
+                self._start(one.fence, need)
 
     async def _abandon(self) -> None:
         """Stop following. The attempts stay unfinished in the store and are taken up again."""
@@ -235,8 +235,8 @@ class Dispatcher:
 
     async def _admit(self, jobs: Sequence[Waiting], now: datetime) -> bool:
         candidates = [self._candidate(job, now) for job in jobs]
-        running = self._needs.get(self.in_engine[0]) if self.in_engine else None
-        choice = await self._gate.choose(candidates, running=running)
+        peaks = [self._peaks[job_id] for job_id in self.in_engine]
+        choice = await self._gate.choose(candidates, running_peak_mib=max(peaks, default=None))
         self.verdict = choice.words
         for job_id, wait in choice.waits.items():
             await self._wait(job_id, "waiting_for_vram", wait.detail, wait)
@@ -258,7 +258,7 @@ class Dispatcher:
             )
         )
         if fence is not None:
-            self._start(fence, chosen.need_mib, chosen.models)
+            self._start(fence, choice.peak_mib or chosen.need_mib)
             self._feed.publish(fence.job_id)
         return True
 
@@ -272,16 +272,16 @@ class Dispatcher:
             waited_seconds=(now - since).total_seconds() if since is not None else 0.0,
         )
 
-    def _start(self, fence: Fence, need_mib: int, models: str) -> None:
-        runner = self._make_runner(fence, need_mib=need_mib, on_release=self.wake)
-        self._needs[fence.job_id] = (need_mib, models)
+    def _start(self, fence: Fence, peak_mib: int) -> None:
+        runner = self._make_runner(fence, need_mib=peak_mib, on_release=self.wake)
+        self._peaks[fence.job_id] = peak_mib
         task = asyncio.create_task(runner.run(), name=f"attempt-{fence.attempt_id}")
         self._runners[fence.job_id] = (runner, task)
         task.add_done_callback(lambda done: self._ended(fence.job_id, done))
 
     def _ended(self, job_id: str, task: asyncio.Task[None]) -> None:
         self._runners.pop(job_id, None)
-        self._needs.pop(job_id, None)
+        self._peaks.pop(job_id, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("runner crashed", job_id=job_id, exc_info=error)
         self._on_end()

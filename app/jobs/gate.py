@@ -19,6 +19,7 @@ from app.gpu.admission import (
     FreeFirst,
     Situation,
     choose,
+    loaded_after,
 )
 from app.gpu.card import CardUnreadable
 from app.gpu.engine_memory import EngineMemory
@@ -29,6 +30,8 @@ from app.jobs.engine import Engine
 from app.jobs.shapes import parse_shape
 from app.wire import VramWait
 
+_KEEPS_SECONDS = 10.0
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -37,6 +40,7 @@ class Verdict:
     Attributes:
         words: The verdict for `/v1/system`.
         job_id: The job to claim; None if none may start.
+        peak_mib: What ComfyUI will hold at most while it runs that job.
         waits: Jobs that have no room, and why.
         never: Jobs that cannot fit this card at all, and why.
         problem: Why nothing can be decided.
@@ -44,6 +48,7 @@ class Verdict:
 
     words: str
     job_id: str | None = None
+    peak_mib: int = 0
     waits: Mapping[str, VramWait] = field(default_factory=dict)
     never: Mapping[str, str] = field(default_factory=dict)
     problem: str | None = None
@@ -69,6 +74,7 @@ class Gate:
         self._free_seconds = free_seconds
         self._loaded: str | None = UNKNOWN_MODELS if adopted else None
         self._lives = engine.lives
+        self._keeps_since: float | None = None
 
     def need(self, shape: str, formula_mib: int) -> Need:
         """The expected peak of a shape on this card, learned or by the formula."""
@@ -78,27 +84,33 @@ class Gate:
         key = shape_key(parse_shape(shape), card=reading.name)
         return self._estimator.need(key, formula_mib=formula_mib)
 
-    def started(self, models: str) -> None:
-        """Note that ComfyUI begins to load these models."""
-        self._loaded = models
+    def started(self, models: str) -> bool:
+        """Note that ComfyUI begins to load these models.
+
+        Returns:
+            Whether it has no others, so that the run's peak is its own.
+        """
+        alone = self._loaded in {None, models}
+        self._loaded = loaded_after(self._loaded, models)
+        return alone
 
     async def choose(
-        self, candidates: Sequence[Candidate], *, running: tuple[int, str] | None
+        self, candidates: Sequence[Candidate], *, running_peak_mib: int | None
     ) -> Verdict:
         """Choose the next job of the queue.
 
         Args:
             candidates: Queued jobs that the engine could run.
-            running: Need in MiB and models key of the job that runs now.
+            running_peak_mib: `Verdict.peak_mib` of the job that is in the engine now.
         """
         if self._engine.lives != self._lives:
             self._lives, self._loaded = self._engine.lives, None
         try:
-            situation = await self._look(running)
+            situation = await self._look(running_peak_mib)
             choice = choose(candidates, situation, backfill_seconds=self._backfill_seconds)
             if isinstance(choice.decision, FreeFirst):
-                await self._free()
-                situation = await self._look(running)
+                await self.free()
+                situation = await self._look(running_peak_mib)
                 choice = choose(candidates, situation, backfill_seconds=self._backfill_seconds)
         except CardUnreadable as problem:
             words = f"Nothing is admitted: {problem.detail}"
@@ -109,9 +121,12 @@ class Gate:
         waits = {job_id: wait.wait for job_id, wait in choice.waits.items()}
         never = {job_id: one.detail for job_id, one in choice.never.items()}
         if isinstance(choice.decision, Admit):
-            return Verdict(choice.decision.detail, choice.job_id, waits, never)
+            admitted = choice.decision
+            return Verdict(admitted.detail, choice.job_id, admitted.peak_mib, waits, never)
+        await self._judge_engine(any(w.until == "engine" for w in choice.waits.values()))
         first = next(iter(waits.values()), None)
-        return Verdict(first.detail if first is not None else "Nothing fits.", None, waits, never)
+        words = first.detail if first is not None else "Nothing fits."
+        return Verdict(words, waits=waits, never=never)
 
     def sampler(self) -> PeakSampler | None:
         """A sampler for an attempt that starts now; None where no card is read."""
@@ -145,24 +160,31 @@ class Gate:
             oom=oom,
         )
 
-    async def free(self) -> None:
-        """Have ComfyUI give its models back: after it ran out of memory."""
-        await self._free()
-
     # --- figures ---------------------------------------------------------------------------------
 
-    async def _look(self, running: tuple[int, str] | None) -> Situation | None:
+    async def _judge_engine(self, keeps: bool) -> None:  # noqa: FBT001
+        """Restart an engine of our own that keeps what it was asked to give back."""
+        now = asyncio.get_running_loop().time()
+        if not keeps:
+            self._keeps_since = None
+        elif self._keeps_since is None:
+            self._keeps_since = now
+        elif now - self._keeps_since > _KEEPS_SECONDS:
+            self._keeps_since = None
+            await self._engine.restart("it keeps memory that it was asked to free")
+
+    async def _look(self, running_peak_mib: int | None) -> Situation | None:
         if not self.monitor.enabled:
             return None
         return await self.monitor.look(
-            loaded=running[1] if running is not None else self._loaded,
-            running_need_mib=running[0] if running is not None else None,
+            loaded=self._loaded,
+            running_need_mib=running_peak_mib,
             pids=self._engine.pids,
             torch_mib=await self._engine.torch_mib(),
-            idle=running is None,
+            idle=running_peak_mib is None,
         )
 
-    async def _free(self) -> None:
+    async def free(self) -> None:
         """Ask for the models back and wait until they are, for a few seconds at most.
 
         ComfyUI frees when its worker is next idle, so the answer alone says nothing.

@@ -13,17 +13,20 @@ import sqlalchemy as sa
 import structlog
 from sqlmodel import Session, col, select
 
+from app.access import sessions
+from app.comfy.files import EngineFiles
 from app.database import Database
 from app.errors import StorageFull, StoreUnavailable
 from app.jobs import queue
 from app.jobs.feed import Feed
 from app.jobs.queue import FailureNote
 from app.jobs.states import TERMINAL, Status
-from app.jobs.tables import Job, JobInput
+from app.jobs.tables import Attempt, Job, JobInput
 from app.media.prepare import Preparer
 from app.media.retention import sweep_uploads
 from app.media.store import BlobStore
 from app.media.tables import Artifact, Blob, PreparedMedia, Upload
+from app.webhooks import deliveries, secrets
 
 log = structlog.get_logger(__name__)
 
@@ -83,6 +86,11 @@ def kept_bytes(session: Session) -> int:
     return int(session.execute(total).scalar_one())
 
 
+def open_attempts(session: Session) -> set[str]:
+    """Give the ids of the attempts that have not ended."""
+    return set(session.exec(select(Attempt.id).where(col(Attempt.finished_at).is_(None))).all())
+
+
 def free_bytes(directory: Path) -> int:
     """Give the free bytes of the disk that holds a directory."""
     return shutil.disk_usage(directory).free
@@ -99,6 +107,7 @@ class Janitor:
         preparer: Preparer,
         feed: Feed,
         retention: Retention,
+        engine_files: Sequence[EngineFiles] = (),
         now: Callable[[], datetime],
         seconds: float = 1.0,
         sweep_seconds: float = 60.0,
@@ -108,6 +117,7 @@ class Janitor:
         self._preparer = preparer
         self._feed = feed
         self._retention = retention
+        self._engine_files = engine_files
         self._now = now
         self._seconds = seconds
         self._sweep_seconds = sweep_seconds
@@ -151,6 +161,19 @@ class Janitor:
         while await self._is_over() and await self._delete_oldest(before=None):
             await self._give_back()
         await self._give_back()
+        for files in self._engine_files:
+            await self._sweep_engine(files, now)
+
+    async def _sweep_engine(self, files: EngineFiles, now: datetime) -> None:
+        """Delete what ended attempts left in the engine's folders."""
+        found = await asyncio.to_thread(files.attempts)
+        busy = await self._db.read(open_attempts)
+        removed = await asyncio.to_thread(files.remove_outputs, found - busy)
+        if not busy:
+            before = (now - self._retention.uploads).timestamp()
+            removed += await asyncio.to_thread(lambda: files.remove_inputs(before=before))
+        if removed:
+            log.info("engine files deleted", files=removed)
 
     async def _is_over(self) -> bool:
         """Whether more is kept than there is room for."""
@@ -180,6 +203,9 @@ class Janitor:
         def forget(session: Session) -> None:
             sweep_uploads(session, now=now, ttl=ttl, in_use=in_use)
             queue.forget_idempotency(session, before=now - self._retention.idempotency)
+            sessions.sweep(session, now=now)
+            secrets.sweep(session, now=now)
+            deliveries.sweep(session, before=now - self._retention.keep)
 
         await self._db.write(forget, durable=False)
         await self._preparer.sweep(ttl=ttl)

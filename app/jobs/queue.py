@@ -25,6 +25,8 @@ from app.media.tables import Artifact
 from app.webhooks import outbox
 from app.wire import EventType, VramWait
 
+_NOISE_MIB = 128
+
 WEBHOOK_EVENTS = frozenset({"job.running", "job.succeeded", "job.failed", "job.canceled"})
 
 
@@ -503,14 +505,15 @@ def expire(session: Session, job_id: str, note: FailureNote, *, now: datetime) -
 def wait(
     session: Session, job_id: str, *, phase: str, reason: str, vram: VramWait | None, now: datetime
 ) -> bool:
-    """Say in a queued job why it waits. Writes only when the phase changes or the need does."""
+    """Say in a queued job why it waits. Figures that hardly changed are not written again."""
     job = session.get(Job, job_id)
     if job is None or job.status != Status.QUEUED:
         return False
-    waiting = vram.model_dump() if vram is not None else None
-    if job.phase == phase and job.reason == reason and job.waiting == waiting:
-        return False
     changed = job.phase != phase
+    waiting = vram.model_dump() if vram is not None else None
+    same_words = waiting is not None or job.reason == reason
+    if not changed and same_words and _is_close(job.waiting, waiting):
+        return False
     statement = (
         sa.update(Job)
         .where(col(Job.id) == job_id, col(Job.status) == Status.QUEUED)
@@ -635,6 +638,14 @@ def _log(
         payload={"type": kind, "timestamp": now.isoformat(), "data": {"job_id": job_id, **data}},
         now=now,
     )
+
+
+def _is_close(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> bool:
+    """Whether two waits for memory say the same but for noise in the readings."""
+    if before is None or now is None:
+        return before is now
+    figures = ("need_mib", "room_mib", "others_mib")
+    return all(abs(before[name] - now[name]) < _NOISE_MIB for name in figures)
 
 
 def _deadline(seconds: float | None, now: datetime) -> datetime | None:

@@ -108,6 +108,7 @@ class Runner:
         self._stack = AsyncExitStack()
         self._begun: float | None = None
         self._over: float | None = None
+        self._alone = False
 
     async def run(self) -> None:
         """Run the attempt to its end and write how it ended."""
@@ -212,7 +213,7 @@ class Runner:
         async def on_start() -> None:
             self._begun = asyncio.get_running_loop().time()
             tracker.started()
-            self._gate.started(models_of(task.shape))
+            self._alone = self._gate.started(models_of(task.shape))
             sampler = self._gate.sampler()
             if sampler is not None:
                 self._sampler = await self._stack.enter_async_context(sampler)
@@ -352,7 +353,7 @@ class Runner:
 
     async def _learn(self, task: Task, *, oom: bool) -> None:
         sampler = self._sampler
-        if sampler is None or sampler.peak_mib is None:
+        if sampler is None or sampler.peak_mib is None or not self._alone:
             return
         await self._gate.learn(
             task.shape,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -180,14 +180,12 @@ class Submission:
             error.errors = tuple(_moved(fault, asked.overrides) for fault in error.errors)
             raise
 
-    def check(
-        self, asked: wire.JobRequest, *, attached: Mapping[str, object] | None = None
-    ) -> Workflow:
+    def check(self, asked: wire.JobRequest, *, attached: Collection[str] | None = None) -> Workflow:
         """Refuse what can be refused before any media are looked at.
 
         Args:
             asked: The request.
-            attached: Media fields that come as files beside it.
+            attached: Media fields that came as files beside it; None if any may still come.
 
         Raises:
             GatewayError: As `submit`.
@@ -198,9 +196,11 @@ class Submission:
             error.errors = (FieldError("/workflow", error.detail),)
             raise
         self._pricing.must_run(workflow)
+        if attached is None:
+            attached = [name for name in workflow.media if asked.request.get(name) is None]
         checks: tuple[Callable[[], object], ...] = (
-            lambda: self._only_media(workflow, attached or {}),
-            lambda: workflow.media_refs(asked.request, attached=attached or {}),
+            lambda: self._only_media(workflow, attached),
+            lambda: workflow.media_refs(asked.request, attached=attached),
             lambda: workflow.resolve(asked.request, {}, seed=0),
             lambda: self._bounded(asked),
         )
@@ -258,7 +258,7 @@ class Submission:
     # --- refusals --------------------------------------------------------------------------------
 
     @staticmethod
-    def _only_media(workflow: Workflow, attached: Mapping[str, object]) -> None:
+    def _only_media(workflow: Workflow, attached: Collection[str]) -> None:
         known = ", ".join(workflow.media)
         faults = [
             FieldError(

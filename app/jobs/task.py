@@ -9,6 +9,7 @@ from typing import Any
 from sqlmodel import Session, col, select
 
 from app.jobs.queue import Fence
+from app.jobs.stager import SUBFOLDER
 from app.jobs.tables import Attempt, Job
 from app.jobs.views import expected_seconds
 from app.workflows.values import Resolved
@@ -74,4 +75,4 @@ def load_task(session: Session, fence: Fence) -> Task | None:
 
 def prefix_of(fence: Fence) -> str:
     """Start of the names of all files that an attempt writes in the engine's output folder."""
-    return f"gateway/{fence.attempt_id}"
+    return f"{SUBFOLDER}/{fence.attempt_id}"

@@ -1,0 +1,51 @@
+"""The files that attempts leave in ComfyUI's folders, where the gateway shares its disk."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+_ID_LENGTH = 36
+
+
+class EngineFiles:
+    """The gateway's own corner of ComfyUI's `input`, `output` and `temp` folders.
+
+    Args:
+        directory: ComfyUI's base directory.
+        corner: Name of the subfolder that only the gateway writes to.
+    """
+
+    def __init__(self, directory: Path, *, corner: str) -> None:
+        self._outputs = [directory / folder / corner for folder in ("output", "temp")]
+        self._inputs = directory / "input" / corner
+
+    def attempts(self) -> set[str]:
+        """Ids of the attempts that have files: each writes under a prefix that is its id."""
+        return {path.name[:_ID_LENGTH] for path in self._made() if len(path.name) > _ID_LENGTH}
+
+    def remove_outputs(self, attempts: Collection[str]) -> int:
+        """Delete what these attempts wrote, previews and PNGs included; gives how many files."""
+        return _remove([path for path in self._made() if path.name[:_ID_LENGTH] in attempts])
+
+    def remove_inputs(self, *, before: float) -> int:
+        """Delete inputs last written before a time (seconds since the epoch).
+
+        Only while nothing runs: an input that is there is not uploaded again.
+        """
+        if not self._inputs.is_dir():
+            return 0
+        return _remove([path for path in _files(self._inputs) if path.stat().st_mtime < before])
+
+    def _made(self) -> list[Path]:
+        return [path for folder in self._outputs if folder.is_dir() for path in _files(folder)]
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.is_file() and not path.is_symlink()]
+
+
+def _remove(paths: list[Path]) -> int:
+    for path in paths:
+        path.unlink(missing_ok=True)
+    return len(paths)
