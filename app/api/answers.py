@@ -1,0 +1,104 @@
+"""What endpoints declare: the errors they can give, for OpenAPI, and how JSON is answered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import Response
+from pydantic import BaseModel
+
+from app import errors, wire
+from app.api.problems import HTTP_PROBLEMS, MEDIA_TYPE, STATUS
+from app.errors import GatewayError
+
+Kind = type[GatewayError] | int
+
+CALLER: tuple[Kind, ...] = (
+    errors.Unauthorized,
+    errors.Forbidden,
+    errors.RateLimited,
+    errors.StoreUnavailable,
+)
+"""What every call with a key can be refused with."""
+
+SUBMIT: tuple[Kind, ...] = (
+    errors.InvalidRequest,
+    errors.UnknownWorkflow,
+    errors.WorkflowUnavailable,
+    errors.UnsupportedMedia,
+    errors.NeverFits,
+    errors.FetchRefused,
+    errors.IdempotencyMismatch,
+    errors.IdempotencyInFlight,
+    errors.MalformedBody,
+    errors.PayloadTooLarge,
+    errors.QueueFull,
+    errors.StorageFull,
+    408,
+    415,
+)
+"""What a submission can be refused with."""
+
+BODY: tuple[Kind, ...] = (
+    errors.InvalidRequest,
+    errors.MalformedBody,
+    errors.PayloadTooLarge,
+    408,
+    415,
+)
+"""What a call with a JSON body can be refused with."""
+
+
+def refusals(*kinds: Kind) -> dict[int | str, dict[str, Any]]:
+    """The error answers of an operation, with an example of each code."""
+    found: dict[int | str, dict[str, Any]] = {}
+    for kind in kinds:
+        if isinstance(kind, int):
+            status, (code, title) = kind, HTTP_PROBLEMS[kind]
+        else:
+            status, code, title = STATUS[kind], kind.code, kind.title
+        answer = found.setdefault(
+            status,
+            {
+                "description": "",
+                "model": wire.Problem,
+                "content": {MEDIA_TYPE: {"examples": {}}},
+            },
+        )
+        answer["description"] += ("; " if answer["description"] else "") + title
+        answer["content"][MEDIA_TYPE]["examples"][code] = {
+            "value": {
+                "type": f"/problems/{code}",
+                "code": code,
+                "title": title,
+                "status": status,
+                "detail": "What happened this time, and what would work.",
+            }
+        }
+    return found
+
+
+def json_answer(
+    model: BaseModel, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Answer with a wire model, serialized once and not validated again."""
+    return Response(
+        model.model_dump_json(),
+        status,
+        {"Cache-Control": "no-store", **(headers or {})},
+        "application/json",
+    )
+
+
+def json_body(schema: str, **examples: Mapping[str, Any]) -> dict[str, Any]:
+    """OpenAPI of a JSON body that the endpoint reads itself."""
+    return {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {"$ref": f"#/components/schemas/{schema}"},
+                "examples": {name: {"value": value} for name, value in examples.items()},
+            }
+        },
+    }

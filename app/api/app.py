@@ -1,0 +1,131 @@
+"""The HTTP application, made from services that somebody else built and opened."""
+
+from __future__ import annotations
+
+import mimetypes
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Response
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import FileResponse
+
+from app.api import (
+    access,
+    artifacts,
+    events,
+    health,
+    jobs,
+    openapi,
+    problems,
+    system,
+    uploads,
+    webhooks,
+    workflows,
+)
+from app.api.doorman import Doorman
+from app.api.middleware import BodyGuard, LastCatch, SecurityHeaders
+from app.api.services import Services
+from app.api.submissions import form_bytes
+from app.telemetry import RequestTelemetry
+
+_PAGE_POLICY = (
+    "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; "
+    "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+def make_api(services: Services, *, lifespan: Lifespan | None = None) -> FastAPI:
+    """Make the application.
+
+    Args:
+        services: What the endpoints use; open while the application serves.
+        lifespan: What opens and closes them, if the application's own life decides it.
+    """
+    app = FastAPI(
+        title="SteadyDancer gateway",
+        version=services.version,
+        docs_url="/docs",
+        redoc_url=None,
+        openapi_url="/openapi.json",
+        lifespan=lifespan,
+    )
+    app.state.services = services
+    app.state.doorman = Doorman(
+        db=services.db,
+        authenticator=services.authenticator,
+        loopback=services.loopback,
+        cors_origins=services.cors_origins,
+    )
+    problems.install(app)
+    for room in (
+        jobs,
+        artifacts,
+        events,
+        uploads,
+        workflows,
+        webhooks,
+        system,
+        access,
+        health,
+    ):
+        app.include_router(room.router)
+    _add_dashboard(app, services.dashboard)
+    _add_openapi(app)
+    # The last one added is the first one that a request meets.
+    app.add_middleware(
+        BodyGuard,
+        most_bytes=form_bytes(services),
+        idle_seconds=services.limits.body_idle_seconds,
+    )
+    if services.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(services.cors_origins),
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "If-None-Match"],
+            expose_headers=["ETag", "Location", "Idempotent-Replayed", "Retry-After"],
+        )
+    app.add_middleware(SecurityHeaders)
+    app.add_middleware(LastCatch)
+    app.add_middleware(RequestTelemetry, metrics=services.metrics)
+    return app
+
+
+def _add_openapi(app: FastAPI) -> None:
+    def made() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = openapi.document(app)
+        return app.openapi_schema
+
+    app.openapi = made  # type: ignore[method-assign]
+
+
+def _add_dashboard(app: FastAPI, folder: Path | None) -> None:
+    """Serve the dashboard's files, each under its own path: no path of a caller names a file."""
+    if folder is None or not folder.is_dir():
+        return
+    for file in sorted(folder.rglob("*")):
+        if not file.is_file() or file.name.startswith((".", "__")) or file.suffix == ".py":
+            continue
+        path = f"/{file.relative_to(folder).as_posix()}"
+        app.add_api_route(
+            "/" if path == "/index.html" else path,
+            _page(file),
+            methods=["GET", "HEAD"],
+            include_in_schema=False,
+        )
+
+
+def _page(file: Path) -> Callable[[], Any]:
+    kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+
+    async def serve() -> Response:
+        headers = {"Content-Security-Policy": _PAGE_POLICY, "Cache-Control": "no-cache"}
+        return FileResponse(file, headers=headers, media_type=kind)
+
+    return serve

@@ -1,0 +1,66 @@
+"""What endpoints ask for by type: the services, and a caller who may do the thing."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, cast
+
+from fastapi import Depends, Header, Path, Request
+
+from app.access.scopes import Caller, Scope, require
+from app.api.doorman import Doorman
+from app.api.services import Services
+from app.errors import NotFound
+
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+
+async def _services(request: Request) -> Services:
+    return cast("Services", request.app.state.services)
+
+
+async def _doorman(request: Request) -> Doorman:
+    return cast("Doorman", request.app.state.doorman)
+
+
+class _May:
+    """Lets a caller with a scope pass, and counts the call against the key's rate."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+
+    async def __call__(self, request: Request) -> Caller:
+        caller = await cast("Doorman", request.app.state.doorman).caller(request)
+        cast("Services", request.app.state.services).limiter.request(caller)
+        require(caller, self._scope)
+        return caller
+
+
+async def _job_id(
+    job_id: Annotated[str, Path(description="Id of the job.", examples=[EXAMPLE_ID])],
+) -> str:
+    if _UUID.fullmatch(job_id) is None:
+        raise NotFound(f"There is no job {job_id[:64]!r}: a job's id is a lowercase UUID.")
+    return job_id
+
+
+EXAMPLE_ID = "019ab0c2-7d4e-7c11-9f3a-2b6d5e8f1a40"
+
+TheServices = Annotated[Services, Depends(_services)]
+TheDoorman = Annotated[Doorman, Depends(_doorman)]
+Submitter = Annotated[Caller, Depends(_May(Scope.SUBMIT))]
+Reader = Annotated[Caller, Depends(_May(Scope.READ))]
+Admin = Annotated[Caller, Depends(_May(Scope.ADMIN))]
+JobId = Annotated[str, Depends(_job_id)]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x21-\x7e]+$",
+        description="Your name for this request. Sent again within a day with the same body, it "
+        "gives the same answer; with another body it is refused.",
+        examples=["order-1729"],
+    ),
+]

@@ -1,0 +1,133 @@
+"""The event log of a job as server-sent events, live and resumable."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import AsyncGenerator, Sequence
+from functools import partial
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Response
+from fastapi.responses import StreamingResponse
+from sqlmodel import Session
+
+from app import errors, wire
+from app.access.scopes import seen_owner
+from app.api.answers import CALLER, refusals
+from app.api.deps import JobId, Reader, TheServices
+from app.api.services import Services
+from app.errors import FieldError, InvalidRequest
+from app.jobs import views
+from app.jobs.feed import Preview
+from app.jobs.states import TERMINAL
+from app.jobs.tables import Job
+
+router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["events"])
+
+_AT_ONCE = 500
+_RETRY_MILLISECONDS = 2_000
+_HIGHEST_ID = 2**63 - 1
+
+_EXAMPLE = (
+    "retry: 2000\n\nid: 7\nevent: job.progress\n"
+    'data: {"id":7,"job_id":"019ab0c2-7d4e-7c11-9f3a-2b6d5e8f1a40","type":"job.progress",'
+    '"at":"2026-01-01T00:00:00Z","data":{"fraction":0.5,"step":2,"steps":4}}\n\n'
+)
+
+
+@router.get(
+    "/events",
+    operation_id="stream_events",
+    summary="Follow a job",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "The stored events with their ids, then what happens. A `preview` "
+            "event without id holds the latest picture; a comment keeps the connection alive. The "
+            "stream ends with the job.",
+            "content": {"text/event-stream": {"schema": {"type": "string"}, "example": _EXAMPLE}},
+        },
+        204: {"description": "The job has ended, and Last-Event-ID names its last event."},
+        **refusals(*CALLER, errors.NotFound, errors.InvalidRequest),
+    },
+)
+async def stream_events(
+    job_id: JobId,
+    services: TheServices,
+    caller: Reader,
+    last_event_id: Annotated[
+        str | None,
+        Header(
+            alias="Last-Event-ID",
+            description="The stream goes on after this event, without a gap.",
+            examples=["7"],
+        ),
+    ] = None,
+) -> Response:
+    """Send the events of a job, from the first or from the one that was seen last."""
+    after = _event_id(last_event_id)
+    owner = seen_owner(caller)
+    rows, ended = await services.db.read(lambda session: _read(session, job_id, owner, after))
+    if ended and not rows and after:
+        # EventSource reconnects for ever, unless it is told 204.
+        return Response(status_code=204)
+    return StreamingResponse(
+        _stream(services, job_id, after),
+        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+        media_type="text/event-stream",
+    )
+
+
+def _event_id(text: str | None) -> int:
+    if text is None or not text.strip():
+        return 0
+    if text.isascii() and text.isdecimal() and len(text) < 20 and int(text) <= _HIGHEST_ID:
+        return int(text)
+    detail = f"Last-Event-ID is {text[:64]!r}; it must be the id of an event of this stream."
+    raise InvalidRequest(detail, errors=[FieldError("/Last-Event-ID", detail)])
+
+
+def _read(
+    session: Session, job_id: str, owner: str | None, after: int
+) -> tuple[Sequence[wire.Event], bool]:
+    ended = views.load(session, job_id, owner=owner).status in TERMINAL
+    return views.events(session, job_id, after=after, limit=_AT_ONCE), ended
+
+
+def _read_on(session: Session, *, job_id: str, after: int) -> tuple[Sequence[wire.Event], bool]:
+    """The same for a job that may be deleted meanwhile, which ends it too."""
+    job = session.get(Job, job_id)
+    ended = job is None or job.status in TERMINAL
+    return views.events(session, job_id, after=after, limit=_AT_ONCE), ended
+
+
+async def _stream(services: Services, job_id: str, after: int) -> AsyncGenerator[bytes]:
+    yield f"retry: {_RETRY_MILLISECONDS}\n\n".encode()
+    pictures = 0
+    with services.feed.watch(job_id) as watcher:
+        while True:
+            rows, ended = await services.db.read(partial(_read_on, job_id=job_id, after=after))
+            for row in rows:
+                after = row.id
+                yield f"id: {row.id}\nevent: {row.type}\ndata: {row.model_dump_json()}\n\n".encode()
+            if len(rows) == _AT_ONCE:
+                continue
+            preview = services.feed.preview(job_id)
+            if preview is not None and preview.number != pictures and not ended:
+                pictures = preview.number
+                yield _picture(preview)
+            if ended or services.stopping.is_set():
+                return
+            if not await watcher.wait(services.limits.heartbeat_seconds):
+                yield b": still here\n\n"
+
+
+def _picture(preview: Preview) -> bytes:
+    data = {
+        "job_id": preview.job_id,
+        "number": preview.number,
+        "media_type": preview.media_type,
+        "base64": base64.b64encode(preview.data).decode("ascii"),
+    }
+    return f"event: preview\ndata: {json.dumps(data)}\n\n".encode()

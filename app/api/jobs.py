@@ -1,0 +1,341 @@
+"""Jobs: submit, look, list, cancel, rerun, delete."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from sqlmodel import Session
+
+from app import errors, wire
+from app.access.scopes import Caller, seen_owner
+from app.api.answers import CALLER, SUBMIT, json_answer, json_body, refusals
+from app.api.body import read_model
+from app.api.conditional import matches
+from app.api.deps import IdempotencyKey, JobId, Reader, Submitter, TheServices
+from app.api.examples import JOB_REQUEST, RERUN
+from app.api.services import Services
+from app.api.submissions import read_submission
+from app.errors import Conflict, FieldError, InvalidRequest
+from app.jobs import queue, views
+from app.jobs.queue import Submitted
+from app.jobs.states import TERMINAL, Status
+from app.jobs.views import Filter, Tag
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+_POLL_SECONDS = 5.0
+"""A waiting call looks at the row at least this often, whoever forgot to wake it."""
+
+_CANCEL_SECONDS = 2.0
+"""How long a cancel waits for a running job to end, so that its answer says how it ended."""
+
+_QUERY = frozenset(
+    {"status", "workflow", "batch_id", "created_after", "created_before", "limit", "cursor"}
+)
+
+
+@router.post(
+    "",
+    operation_id="submit_job",
+    summary="Submit a job",
+    status_code=202,
+    response_model=wire.Job,
+    responses=refusals(*CALLER, *SUBMIT),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                **json_body("JobRequest", **JOB_REQUEST)["content"],
+                "multipart/form-data": {
+                    "schema": {
+                        "type": "object",
+                        "required": ["job"],
+                        "properties": {"job": {"$ref": "#/components/schemas/JobRequest"}},
+                        "additionalProperties": {
+                            "type": "string",
+                            "format": "binary",
+                            "description": "A file, in a part named after its media field.",
+                        },
+                    }
+                },
+            },
+        }
+    },
+)
+async def submit_job(
+    request: Request,
+    services: TheServices,
+    caller: Submitter,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Check a request, store it, and answer with its job.
+
+    Once this is answered with 202 the job is stored for good: it will run, or say why not. Media
+    come as uploads, as URLs, as base64, or as file parts of a form beside the part `job`; sent
+    first, the part `job` is checked before any file is read.
+    """
+    sent = await read_submission(request, services, caller)
+    submitted = await services.submission.submit(
+        sent.job, caller=caller, attached=sent.files, key=idempotency_key
+    )
+    return await _accepted(services, caller, submitted)
+
+
+@router.get(
+    "",
+    operation_id="list_jobs",
+    summary="List jobs",
+    response_model=wire.JobPage,
+    responses=refusals(*CALLER, errors.InvalidRequest),
+)
+async def list_jobs(
+    *,
+    request: Request,
+    services: TheServices,
+    caller: Reader,
+    status: Annotated[
+        list[wire.JobStatus] | None, Query(description="Only these; can be repeated.")
+    ] = None,
+    workflow: Annotated[str | None, Query(max_length=64)] = None,
+    batch_id: Annotated[str | None, Query(max_length=64)] = None,
+    created_after: Annotated[datetime | None, Query(description="At this time or later.")] = None,
+    created_before: Annotated[datetime | None, Query(description="Before this time.")] = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    cursor: Annotated[
+        str | None, Query(max_length=256, description="`next_cursor` of the page before.")
+    ] = None,
+) -> Response:
+    """Give the caller's jobs, newest first; with the scope `admin`, everybody's.
+
+    `metadata.KEY=VALUE` limits the list to jobs with that label, and can be given for several.
+    """
+    labels = _labels(request)
+    which = Filter(
+        owner=seen_owner(caller),
+        status=tuple(status or ()),
+        workflow=workflow,
+        batch_id=batch_id,
+        created_after=created_after,
+        created_before=created_before,
+        labels=labels,
+    )
+    jobs, next_cursor = await services.db.read(
+        lambda session: views.page(session, which, limit=limit, cursor=cursor)
+    )
+    return json_answer(wire.JobPage(jobs=tuple(jobs), next_cursor=next_cursor))
+
+
+@router.get(
+    "/{job_id}",
+    operation_id="get_job",
+    summary="Look at a job, or wait for it",
+    response_model=wire.Job,
+    responses={
+        304: {"description": "The job is as the If-None-Match header says."},
+        **refusals(*CALLER, errors.NotFound, errors.InvalidRequest),
+    },
+)
+async def get_job(
+    job_id: JobId,
+    services: TheServices,
+    caller: Reader,
+    wait: Annotated[
+        float,
+        Query(
+            ge=0,
+            allow_inf_nan=False,
+            description="Hold the answer until the status changes or the job ends, for so many "
+            "seconds; more than 60 count as 60.",
+        ),
+    ] = 0,
+    if_none_match: Annotated[str | None, Header(description="An earlier ETag.")] = None,
+) -> Response:
+    """Give a job. Its weak ETag covers all but `eta_seconds`, so polling with it is cheap."""
+    owner = seen_owner(caller)
+    if wait > 0:
+        seconds = min(wait, services.limits.max_wait_seconds)
+        await _wait(services, job_id, owner, seconds, known=if_none_match)
+    if if_none_match is not None:
+        tag = await services.db.read(
+            lambda session: views.tag(session, job_id, owner=owner), hot=True
+        )
+        if matches(if_none_match, _etag(tag)):
+            return Response(status_code=304, headers=_fresh(tag))
+    return await _job(services, job_id, owner)
+
+
+@router.post(
+    "/{job_id}/cancel",
+    operation_id="cancel_job",
+    summary="Cancel a job",
+    response_model=wire.Job,
+    responses=refusals(*CALLER, errors.NotFound),
+)
+async def cancel_job(job_id: JobId, services: TheServices, caller: Submitter) -> Response:
+    """Cancel a queued job at once, and have a running one stopped.
+
+    The answer is the job: `canceled`, or how it ended first, or still `running` with
+    `cancel_requested` where the engine takes longer than two seconds. To cancel again changes
+    nothing.
+    """
+    owner = seen_owner(caller)
+
+    def cancel(session: Session) -> bool:
+        views.load(session, job_id, owner=owner)
+        return queue.cancel(session, job_id, now=services.now())
+
+    with services.feed.watch(job_id) as watcher:
+        changed = await services.db.write(cancel)
+        for station in services.stations:
+            station.dispatcher.cancel(job_id)
+        if changed:
+            services.feed.publish(job_id)
+        deadline = asyncio.get_running_loop().time() + _CANCEL_SECONDS
+        while (left := deadline - asyncio.get_running_loop().time()) > 0:
+            status, _ = await _glance(services, job_id, owner)
+            if status != Status.RUNNING or services.stopping.is_set():
+                break
+            await watcher.wait(min(left, 0.5))
+    for station in services.stations:
+        station.dispatcher.wake()
+    return await _job(services, job_id, owner)
+
+
+@router.post(
+    "/{job_id}/rerun",
+    operation_id="rerun_job",
+    summary="Run a job again",
+    status_code=202,
+    response_model=wire.Job,
+    responses=refusals(*CALLER, *SUBMIT, errors.NotFound),
+    openapi_extra={"requestBody": {**json_body("RerunRequest", **RERUN), "required": False}},
+)
+async def rerun_job(
+    job_id: JobId,
+    request: Request,
+    services: TheServices,
+    caller: Submitter,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Make a new job from the resolved request of an earlier one.
+
+    With the same seed and settings it makes the same video. `overrides` changes fields; a field
+    set to null goes back to its default, which for the seed is a new one.
+    """
+    asked = await read_model(
+        request, wire.RerunRequest, limit=services.limits.max_body_bytes, optional=True
+    )
+    submitted = await services.submission.rerun(job_id, asked, caller=caller, key=idempotency_key)
+    return await _accepted(services, caller, submitted)
+
+
+@router.delete(
+    "/{job_id}",
+    operation_id="delete_job",
+    summary="Delete a finished job",
+    status_code=204,
+    response_class=Response,
+    responses=refusals(*CALLER, errors.NotFound, errors.Conflict),
+)
+async def delete_job(job_id: JobId, services: TheServices, caller: Submitter) -> Response:
+    """Remove a finished job with its artifacts and events. Uploads go when nothing uses them."""
+    owner = seen_owner(caller)
+
+    def delete(session: Session) -> None:
+        job = views.load(session, job_id, owner=owner)
+        if not queue.delete(session, job_id):
+            raise Conflict(
+                f"The job is {job.status}; only a finished job can be deleted. Cancel it first."
+            )
+
+    await services.db.write(delete)
+    services.feed.publish(job_id)
+    return Response(status_code=204)
+
+
+# --- shared --------------------------------------------------------------------------------------
+
+
+async def _accepted(services: Services, caller: Caller, submitted: Submitted) -> Response:
+    headers = {"Location": f"/v1/jobs/{submitted.job_id}"}
+    if submitted.replayed:
+        headers["Idempotent-Replayed"] = "true"
+    return await _job(services, submitted.job_id, seen_owner(caller), status=202, headers=headers)
+
+
+async def _job(
+    services: Services,
+    job_id: str,
+    owner: str | None,
+    *,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    job, tag = await services.db.read(
+        lambda session: views.view(session, job_id, owner=owner), hot=True
+    )
+    return json_answer(job, status=status, headers={**_fresh(tag), **(headers or {})})
+
+
+async def _glance(services: Services, job_id: str, owner: str | None) -> tuple[str, Tag]:
+    def look(session: Session) -> tuple[str, Tag]:
+        status = views.load(session, job_id, owner=owner).status
+        return status, views.tag(session, job_id, owner=owner)
+
+    return await services.db.read(look, hot=True)
+
+
+async def _wait(
+    services: Services, job_id: str, owner: str | None, seconds: float, *, known: str | None
+) -> None:
+    """Return when the status changes, the job ends, or the time is over.
+
+    Args:
+        services: The services.
+        job_id: The job.
+        owner: Whose jobs may be seen.
+        seconds: How long to wait at most.
+        known: The caller's ETag: where it is out of date already, there is nothing to wait for.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    with services.feed.watch(job_id) as watcher:
+        first, tag = await _glance(services, job_id, owner)
+        if first in TERMINAL or (known is not None and not matches(known, _etag(tag))):
+            return
+        while not services.stopping.is_set() and (left := deadline - loop.time()) > 0:
+            await watcher.wait(min(left, _POLL_SECONDS))
+            status, _ = await _glance(services, job_id, owner)
+            if status != first:
+                return
+
+
+def _etag(tag: Tag) -> str:
+    position = "" if tag.queue_position is None else f".{tag.queue_position}"
+    return f'W/"{tag.version}{position}"'
+
+
+def _fresh(tag: Tag) -> dict[str, str]:
+    return {"ETag": _etag(tag), "Cache-Control": "private, no-cache"}
+
+
+def _labels(request: Request) -> dict[str, str]:
+    """The `metadata.KEY` parameters. A parameter that nobody knows is more likely a slip."""
+    labels: dict[str, str] = {}
+    for name, value in request.query_params.multi_items():
+        head, dot, key = name.partition(".")
+        if head == "metadata" and dot and key and key not in labels and "\x00" not in name + value:
+            labels[key] = value
+        elif name not in _QUERY:
+            known = ", ".join(sorted(_QUERY))
+            detail = (
+                f"{name[:64]!r} is no parameter of this list, or stands there twice; there are "
+                f"{known} and metadata.KEY."
+            )
+            place = name[:64].replace("~", "~0").replace("/", "~1")
+            raise InvalidRequest(detail, errors=[FieldError(f"/{place}", detail)])
+    return labels

@@ -1,0 +1,124 @@
+"""Plain ASGI middleware: security headers, limits on bodies, and the last catch of errors."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api import problems
+from app.errors import PayloadTooLarge
+
+log = structlog.get_logger("gateway.http")
+
+_HEADERS = {
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+}
+"""On every answer; an endpoint that gives one of them itself is left as it is."""
+
+
+class SecurityHeaders:
+    """Puts the security headers on every answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self._app(scope, receive, with_headers)
+
+
+class LastCatch:
+    """Answers with a bare 500 what nobody foresaw; the log has the rest."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        started = False
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except Exception:
+            log.exception("request failed", path=scope.get("path"))
+            if scope["type"] != "http" or started:
+                raise
+            request_id = scope.get("state", {}).get("request_id")
+            answer = problems.problem(
+                500,
+                "internal-error",
+                "The gateway failed",
+                "Something went wrong in the gateway; its log has it under the request id.",
+                request_id=request_id,
+            )
+            await answer(scope, receive, send)
+
+
+class BodyGuard:
+    """Bounds bodies: their declared size at once, and the time that they may stand still.
+
+    How much of an undeclared body is taken is decided where it is read.
+
+    Args:
+        app: The application.
+        most_bytes: Largest declared body of any call.
+        idle_seconds: Longest silence while a body arrives.
+    """
+
+    def __init__(self, app: ASGIApp, *, most_bytes: int, idle_seconds: float) -> None:
+        self._app = app
+        self._most_bytes = most_bytes
+        self._idle_seconds = idle_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        declared = Headers(scope=scope).get("content-length", "")
+        size = int(declared) if declared.isdecimal() and len(declared) < 20 else math.inf
+        if declared and size > self._most_bytes:
+            error = PayloadTooLarge(f"No call takes more than {self._most_bytes:,} bytes.")
+            await problems.of_error(error)(scope, receive, send)
+            return
+        arriving = True
+
+        async def guarded() -> Message:
+            nonlocal arriving
+            if not arriving:
+                return await receive()  # waiting for the client to go away may take for ever
+            try:
+                async with asyncio.timeout(self._idle_seconds):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(
+                    408,
+                    f"Nothing of the body arrived for {self._idle_seconds:g} seconds.",
+                    headers={"Connection": "close"},
+                ) from None
+            arriving = message["type"] == "http.request" and message.get("more_body", False)
+            return message
+
+        await self._app(scope, guarded, send)

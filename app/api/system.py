@@ -1,0 +1,155 @@
+"""The state of the whole: card, engine, queue, store; and the operator's brake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import sqlalchemy as sa
+from fastapi import APIRouter, Response
+from pydantic import JsonValue
+from sqlmodel import Session, col
+
+from app import wire
+from app.access.scopes import Caller, seen_owner
+from app.api.answers import CALLER, json_answer, refusals
+from app.api.deps import Admin, Reader, TheServices
+from app.api.services import Services
+from app.gpu.monitor import GpuMonitor
+from app.jobs import views
+from app.jobs.janitor import Retention, kept_bytes
+from app.jobs.pricing import Station
+from app.jobs.tables import Job
+
+router = APIRouter(prefix="/v1/system", tags=["system"])
+
+
+@router.get(
+    "",
+    operation_id="get_system",
+    summary="Look at the system",
+    response_model=wire.System,
+    responses=refusals(*CALLER),
+)
+async def get_system(services: TheServices, caller: Reader) -> Response:
+    """Give the card, admission's verdict, the queue, the engines, the store and its retention."""
+    return json_answer(await system(services, caller))
+
+
+@router.post(
+    "/drain",
+    operation_id="drain",
+    summary="Start no more jobs",
+    response_model=wire.System,
+    responses=refusals(*CALLER),
+)
+async def drain(services: TheServices, caller: Admin) -> Response:
+    """Let what runs end and start nothing new. Submissions are still taken and wait."""
+    return await _set_draining(services, caller, draining=True)
+
+
+@router.post(
+    "/resume",
+    operation_id="resume",
+    summary="Start jobs again",
+    response_model=wire.System,
+    responses=refusals(*CALLER),
+)
+async def resume(services: TheServices, caller: Admin) -> Response:
+    """End a drain."""
+    return await _set_draining(services, caller, draining=False)
+
+
+async def _set_draining(services: Services, caller: Caller, *, draining: bool) -> Response:
+    for station in services.stations:
+        station.dispatcher.draining = draining
+        station.dispatcher.wake()
+    return json_answer(await system(services, caller))
+
+
+async def system(services: Services, caller: Caller) -> wire.System:
+    """The state as a caller may see it."""
+    running = [job for station in services.stations for job in station.dispatcher.in_engine]
+    owner = seen_owner(caller)
+
+    def look(session: Session) -> tuple[views.QueueState, int, set[str]]:
+        query = sa.select(col(Job.id)).where(col(Job.id).in_(running))
+        if owner is not None:
+            query = query.where(col(Job.owner) == owner)
+        seen = set(session.execute(query).scalars())
+        return views.queue_state(session), kept_bytes(session), seen
+
+    queue, media_bytes, seen = await services.db.read(look)
+    now = services.now()
+    oldest = queue.oldest_queued_at
+    stations = services.stations
+    return wire.System(
+        version=services.version,
+        admission="nvml" if any(one.gate.monitor.enabled for one in stations) else "off",
+        draining=any(one.dispatcher.draining for one in stations),
+        engines=tuple(_engine(one, seen) for one in stations),
+        queue=wire.QueueView(
+            queued=queue.queued,
+            running=queue.running,
+            oldest_queued_seconds=None if oldest is None else (now - oldest).total_seconds(),
+        ),
+        store=wire.StoreView(
+            database_bytes=database_bytes(services.db.path),
+            media_bytes=media_bytes,
+            free_disk_bytes=services.free_bytes(),
+            journal_mode=services.db.journal_mode,
+        ),
+        retention=_retention(services.retention),
+    )
+
+
+def database_bytes(path: Path | None) -> int:
+    """Size of the SQLite file with its log; 0 for a database that is no file of ours."""
+    if path is None:
+        return 0
+    files = (path, path.with_name(f"{path.name}-wal"))
+    return sum(file.stat().st_size for file in files if file.exists())
+
+
+def _engine(station: Station, seen: set[str]) -> wire.EngineView:
+    engine, monitor = station.dispatcher.engine, station.gate.monitor
+    jobs = [job if job in seen else None for job in station.dispatcher.in_engine]
+    first, second = [*jobs, None, None][:2]
+    return wire.EngineView(
+        name=engine.name,
+        state=engine.state,
+        version=engine.version,
+        detail=engine.detail,
+        gpu=_gpu(monitor),
+        gpu_problem=str(monitor.problem) if monitor.problem is not None else None,
+        admission=station.dispatcher.verdict if monitor.enabled else monitor.verdict,
+        running_job=first,
+        staged_job=second,
+    )
+
+
+def _gpu(monitor: GpuMonitor) -> wire.GpuView | None:
+    reading = monitor.last
+    if reading is None:
+        return None
+    held = monitor.engine.held_mib if monitor.engine is not None else None
+    return wire.GpuView(
+        uuid=reading.uuid,
+        name=reading.name,
+        total_mib=reading.total_mib,
+        free_mib=reading.free_mib,
+        reserved_mib=reading.reserved_mib,
+        engine_mib=held,
+        others_mib=None if held is None else max(0, reading.used_mib - held),
+        utilization_percent=reading.utilization_percent,
+        temperature_celsius=reading.temperature_celsius,
+    )
+
+
+def _retention(retention: Retention) -> dict[str, JsonValue]:
+    return {
+        "keep_seconds": retention.keep.total_seconds(),
+        "keep_bytes": retention.keep_bytes,
+        "min_free_bytes": retention.min_free_bytes,
+        "upload_seconds": retention.uploads.total_seconds(),
+        "idempotency_seconds": retention.idempotency.total_seconds(),
+    }

@@ -1,0 +1,126 @@
+"""Uploads: media files that requests can refer to."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Path, Request, Response
+
+from app import errors, wire
+from app.access.scopes import Caller, Scope
+from app.api.answers import CALLER, json_answer, refusals
+from app.api.body import media_type
+from app.api.deps import Reader, Submitter, TheServices
+from app.api.examples import UPLOAD_ID
+from app.api.meter import UploadMeter
+from app.api.multipart import parts_of
+from app.api.services import Services
+from app.errors import FieldError, InvalidRequest, MalformedBody
+
+router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
+
+FILE_PART = "file"
+
+
+@router.post(
+    "",
+    operation_id="create_upload",
+    summary="Upload a media file",
+    status_code=201,
+    response_model=wire.Upload,
+    responses=refusals(
+        *CALLER,
+        errors.MalformedBody,
+        errors.InvalidRequest,
+        errors.UnsupportedMedia,
+        errors.PayloadTooLarge,
+        errors.StorageFull,
+        408,
+    ),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+                "multipart/form-data": {
+                    "schema": {
+                        "type": "object",
+                        "required": ["file"],
+                        "properties": {"file": {"type": "string", "format": "binary"}},
+                    }
+                },
+            },
+        }
+    },
+)
+async def create_upload(
+    request: Request,
+    services: TheServices,
+    caller: Submitter,
+    filename: Annotated[
+        str | None,
+        Header(alias="X-Filename", max_length=255, description="A label for people."),
+    ] = None,
+) -> Response:
+    """Take a media file in, as the bare body or as the part `file` of a form.
+
+    It is judged by its content, whatever its name or type says. The same content is stored once,
+    and sent again it is the same upload. An upload that no job uses is forgotten after a day.
+    """
+    limit = services.limits.max_upload_bytes
+    meter = UploadMeter(
+        request,
+        limiter=services.limiter,
+        caller=caller,
+        most_bytes=limit + services.limits.max_body_bytes,
+    )
+    if media_type(request) == "multipart/form-data":
+        upload = await _from_form(request, services, caller, meter)
+    else:
+        accepted = await services.intake.upload(
+            meter.counted(request.stream()), owner=caller.id, filename=filename
+        )
+        upload = accepted.view
+    return json_answer(upload, status=201, headers={"Location": f"/v1/uploads/{upload.id}"})
+
+
+async def _from_form(
+    request: Request, services: Services, caller: Caller, meter: UploadMeter
+) -> wire.Upload:
+    upload: wire.Upload | None = None
+    async with aclosing(parts_of(request)) as parts:
+        async for part in parts:
+            if part.name != FILE_PART:
+                detail = f"The part {part.name[:64]!r} is not known; there is one part, 'file'."
+                raise InvalidRequest(detail, errors=[FieldError(f"/{part.name[:64]}", detail)])
+            if upload is not None:
+                raise MalformedBody("The part 'file' is there twice; send one file a call.")
+            accepted = await services.intake.upload(
+                meter.counted(part.pieces), owner=caller.id, filename=part.filename
+            )
+            upload = accepted.view
+    if upload is None:
+        raise InvalidRequest(
+            "The part 'file' is missing.", errors=[FieldError("/file", "file is missing.")]
+        )
+    return upload
+
+
+@router.get(
+    "/{upload_id}",
+    operation_id="get_upload",
+    summary="Look at an upload",
+    response_model=wire.Upload,
+    responses=refusals(*CALLER, errors.NotFound),
+)
+async def get_upload(
+    upload_id: Annotated[str, Path(max_length=64, examples=[UPLOAD_ID])],
+    services: TheServices,
+    caller: Reader,
+) -> Response:
+    """Say what probing found in an upload."""
+    accepted = await services.intake.get(
+        upload_id.replace("\x00", ""), owner=caller.id, any_owner=caller.has(Scope.ADMIN)
+    )
+    return json_answer(accepted.view)
