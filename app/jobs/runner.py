@@ -197,10 +197,12 @@ class Runner:
         async with follower.listening():
             if not task.submitted and (refused := await self._submit(graph)) is not None:
                 return refused
-            if task.started:
-                # Known from before a restart; without it a forgotten prompt would count as
-                # one that never began.
+            if task.started_at is not None:
+                # Known from before a restart: what began then is not counted anew.
+                running = (self._now() - task.started_at).total_seconds()
+                self._begun = asyncio.get_running_loop().time() - max(running, 0.0)
                 follower.sight.started = True
+                follower.sight.started_at = self._begun
             ending = await follower.follow()
             self._over = asyncio.get_running_loop().time()
         return await self._end(ending, Asked(task, workflow, resolved, graph))

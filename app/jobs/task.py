@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlmodel import Session, col, select
@@ -27,7 +28,7 @@ class Task:
     low_memory: bool
     max_run_seconds: float | None
     submitted: bool
-    started: bool
+    started_at: datetime | None
     cancel_requested: bool
     graph: Mapping[str, Any] | None
     expected_seconds: float | None
@@ -66,7 +67,7 @@ def load_task(session: Session, fence: Fence) -> Task | None:
         low_memory=attempt.low_memory,
         max_run_seconds=job.max_run_seconds,
         submitted=attempt.submitting_at is not None,
-        started=attempt.started_at is not None,
+        started_at=attempt.started_at,
         cancel_requested=job.cancel_requested_at is not None,
         graph=attempt.graph,
         expected_seconds=expected_seconds(session, job.shape),
