@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -21,11 +21,13 @@ from app.comfy.client import (
     Absent,
     AnswerLost,
     EngineError,
+    EngineFaulted,
     Finished,
     GraphRefused,
     Located,
     Pending,
     Running,
+    UploadTooLarge,
 )
 from app.comfy.messages import public_text
 from app.database import Database
@@ -157,9 +159,14 @@ class Runner:
                 self.cancel.set()
             return await self._attempt(task, self._workflows.get(task.workflow))
         except (StorageFull, StoreUnavailable) as error:
-            # The job is not to blame, and what the engine made is found by the attempt's prefix.
-            await self._leave_engine()
+            # Before the engine had it; afterwards the store is waited for. The job is not to blame.
             return self._lost(Loss.STOPPED_BY_US, error.detail, wait_seconds=10)
+        except UploadTooLarge as error:
+            return Failed(FailureNote("bad-media", str(error)))
+        except EngineFaulted as error:
+            # It answers, and wrongly: counted, so that this ends.
+            await self._leave_engine()
+            return self._lost(Loss.FORGOTTEN, public_text(str(error)), wait_seconds=2)
         except EngineError as error:
             loss = Loss.NOT_STARTED if self._begun is None else Loss.FORGOTTEN
             return self._lost(loss, public_text(str(error)), wait_seconds=2)
@@ -219,10 +226,7 @@ class Runner:
             sampler = self._gate.sampler()
             if sampler is not None:
                 self._sampler = await self._stack.enter_async_context(sampler)
-            await self._db.write(
-                lambda session: queue.start(session, self.fence, now=self._now()), durable=False
-            )
-            self._feed.publish(self.fence.job_id)
+            await self._note(lambda session: queue.start(session, self.fence, now=self._now()))
 
         async def on_message(message: messages.Message) -> None:
             if isinstance(message, messages.Preview):
@@ -266,10 +270,16 @@ class Runner:
         return None
 
     async def _report(self, report: Report) -> None:
-        await self._db.write(
-            lambda session: queue.heartbeat(session, self.fence, report, now=self._now()),
-            durable=False,
+        await self._note(
+            lambda session: queue.heartbeat(session, self.fence, report, now=self._now())
         )
+
+    async def _note(self, fn: Callable[[Session], bool]) -> None:
+        """Write what may be missed: a run is not given up because its progress finds no room."""
+        try:
+            await self._db.write(fn, durable=False)
+        except (StorageFull, StoreUnavailable) as error:
+            log.warning("progress not stored", reason=error.detail)
         self._feed.publish(self.fence.job_id)
 
     # --- the end ---------------------------------------------------------------------------------
@@ -281,6 +291,7 @@ class Runner:
             case Gone():
                 return await self._gone(ending, asked)
             case CancelAsked():
+                self.cancel.set()
                 located = await self._leave_engine()
                 if isinstance(located, Finished):
                     return await self._ended(located.entry, asked)
@@ -299,6 +310,20 @@ class Runner:
         self._release()
         if entry.outcome == "success":
             await self._report(Report(phase="storing"))
+            return await self._stored(entry, asked)
+        if entry.outcome == "interrupted":
+            if self.cancel.is_set():
+                return Stopped(self._usage())
+            note = FailureNote("interrupted", "The run was interrupted from outside the gateway.")
+            return Failed(note, self._usage())
+        return await self._raised(entry.error, asked.task)
+
+    async def _stored(self, entry: messages.HistoryEntry, asked: Asked) -> Outcome:
+        """Fetch and store what is finished. Neither a full disk nor a dying engine undoes it."""
+        delay = 0.2
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + self._patience.stall_loading
+        while not self.cancel.is_set():
             try:
                 artifacts = await self._collector.collect(
                     self.engine.client,
@@ -310,14 +335,18 @@ class Runner:
                 )
             except OutputUnusable as error:
                 return self._lost(Loss.BAD_OUTPUT, error.detail)
+            except (StorageFull, StoreUnavailable, EngineError) as error:
+                log.warning("the video is not stored yet", reason=str(error))
+                if isinstance(error, EngineError) and loop.time() > give_up_at:
+                    return self._lost(Loss.FORGOTTEN, "The engine went away with the video.")
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(delay):
+                        await self.cancel.wait()
+                delay = min(delay * 2, 10.0)
+                continue
             await self._learn(asked.task, oom=False)
             return Succeeded(artifacts, self._usage())
-        if entry.outcome == "interrupted":
-            if self.cancel.is_set():
-                return Stopped(self._usage())
-            note = FailureNote("interrupted", "The run was interrupted from outside the gateway.")
-            return Failed(note, self._usage())
-        return await self._raised(entry.error, asked.task)
+        return Stopped(self._usage())
 
     async def _raised(self, error: messages.ExecutionError | None, task: Task) -> Outcome:
         note = verdicts.of_error(error)

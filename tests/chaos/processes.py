@@ -173,6 +173,24 @@ class Gateway(Process):
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
 
+    def job_or_none(self, job_id: str) -> str | None:
+        """The job's status; None while the gateway does not answer."""
+        try:
+            return str(self.job(job_id)["status"])
+        except httpx.HTTPError:
+            return None
+
+    def video(self, job_id: str) -> bytes:
+        answer = httpx.get(f"{self.url}/v1/jobs/{job_id}/video", timeout=10)
+        assert answer.status_code == 200, answer.text
+        return answer.content
+
+    def events(self, job_id: str) -> list[dict[str, Any]]:
+        """The whole stored log of an ended job."""
+        with httpx.stream("GET", f"{self.url}/v1/jobs/{job_id}/events", timeout=10) as answer:
+            data = [line[6:] for line in answer.iter_lines() if line.startswith("data: ")]
+        return [json.loads(text) for text in data]
+
     def ended(self, job_id: str, *, seconds: float = 60) -> dict[str, Any]:
         """Wait for the job's end and give it."""
 
