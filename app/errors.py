@@ -201,6 +201,13 @@ class FetchRefused(GatewayError):
     title = "The URL cannot be fetched"
 
 
+class Misconfigured(GatewayError):
+    """The gateway does not start with these settings. Seen on its command line only."""
+
+    code = "misconfigured"
+    title = "The gateway cannot start like this"
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """A way in which a job can end as `failed`.

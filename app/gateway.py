@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -17,8 +18,10 @@ from urllib.parse import urlsplit
 
 import structlog
 
+from app.access import keys
 from app.access.authenticator import Authenticator
 from app.access.limits import Limiter
+from app.access.scopes import Scope
 from app.api.services import HttpLimits, Services
 from app.backup import check
 from app.comfy import supervisor
@@ -26,6 +29,7 @@ from app.comfy.client import ComfyClient, EngineError
 from app.comfy.files import EngineFiles
 from app.comfy.supervisor import Supervisor
 from app.database import Database
+from app.errors import Misconfigured
 from app.gpu.card import Card, CardUnreadable
 from app.gpu.estimate import Estimator
 from app.gpu.monitor import GpuMonitor
@@ -331,6 +335,7 @@ class Gateway:
             stack.push_async_callback(self.outbound.aclose)
             for station in self.stations:
                 stack.push_async_callback(station.dispatcher.engine.client.aclose)
+            await self._require_key()
             self._announce()
             await self.estimator.refresh()
             names = [station.dispatcher.engine.name for station in self.stations]
@@ -346,6 +351,29 @@ class Gateway:
                 yield
             finally:
                 await self._stop(loops)
+
+    async def _require_key(self) -> None:
+        """Refuse to be reachable by others without a key.
+
+        Raises:
+            Misconfigured: The host is not loopback and no admin key exists.
+        """
+        settings = self.settings
+        count = await self.db.read(lambda session: keys.count_active(session, scope=Scope.ADMIN))
+        if count or (is_loopback(settings.host) and not settings.make_first_key):
+            return
+        if not settings.make_first_key:
+            raise Misconfigured(
+                f"The host {settings.host} is not loopback, and there is no admin key. Make one "
+                "with `steadydancer keys create NAME --scope admin`, or set "
+                "GATEWAY_MAKE_FIRST_KEY=true to have one made and printed once."
+            )
+        made = await self.db.write(
+            lambda session: keys.create(session, name="first", scopes=[Scope.ADMIN], now=self.now())
+        )
+        # Standard output, not the log: this is shown once and must not be kept by a log collector.
+        sys.stdout.write(f"The first admin key, shown this once: {made.key}\n")
+        sys.stdout.flush()
 
     def _prepare_store(self) -> None:
         path = self.db.path

@@ -30,6 +30,9 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on; not loopback needs a key.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    make_first_key: bool = Field(
+        default=False, description="Make an admin key if none exists, and print it once."
+    )
     public_url: str | None = Field(None, description="Base of absolute links in webhooks.")
     data_dir: Path = Field(Path("data"), description="Database, spool files and logs live here.")
     database_url: str | None = Field(None, description="Default: SQLite in the data directory.")
