@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from app.graphcheck import validate_graph
 from app.wire import MissingPart
 from app.workflows.check import check
 from app.workflows.registry import Registry
-from app.workflows.validate import validate_graph
 from app.workflows.workflow import Workflow
 from tests.workflows.conftest import DATA, RECORDINGS, recorded
 

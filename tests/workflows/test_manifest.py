@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from app.graphcheck import validate_graph
 from app.workflows.check import check
 from app.workflows.manifest import ManifestError
 from app.workflows.registry import Registry, load_workflows, standin_models
-from app.workflows.validate import validate_graph
 from app.workflows.workflow import Workflow
 from tests.workflows.conftest import ROOT
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.graphcheck import validate_graph
 from app.workflows.registry import Registry
-from app.workflows.validate import validate_graph
 from app.workflows.workflow import Workflow
 from tests.workflows.conftest import DATA, ROOT
 
