@@ -50,6 +50,9 @@ class Settings(BaseSettings):
     comfyui_dir: Path | None = Field(
         None, description="ComfyUI's base directory, for sweeping the files of stored jobs."
     )
+    models_dir: Path | None = Field(
+        None, description="ComfyUI's models folder; default: models in comfyui_dir."
+    )
     engine_start_seconds: float = Field(600, gt=0, description="Longest start of the engine.")
     proxy_command: Words = Field((), description="Command of the reverse proxy for port 8188.")
     proxy_url: str | None = Field(None, description="Where the reverse proxy answers.")
@@ -95,6 +98,13 @@ class Settings(BaseSettings):
     queued_jobs_per_key: int = Field(1_000, ge=1, description="Queued jobs a key may have.")
     allow_hosts: Words = Field((), description="Private hosts that URLs may name all the same.")
     cors_origins: Words = Field((), description="Origins that browsers may call from.")
+
+    @property
+    def models_path(self) -> Path | None:
+        """ComfyUI's models folder; None where neither it nor ComfyUI's folder is set."""
+        if self.models_dir is not None:
+            return self.models_dir
+        return None if self.comfyui_dir is None else self.comfyui_dir / "models"
 
     @property
     def store_url(self) -> str:
