@@ -80,7 +80,7 @@ async def create_key(
     responses=refusals(*CALLER, errors.NotFound),
 )
 async def revoke_key(
-    key_id: Annotated[str, Path(max_length=64)],
+    key_id: Annotated[str, Path(examples=["8f2c0a1b9d3e"])],
     services: TheServices,
     doorman: TheDoorman,
     _caller: Admin,

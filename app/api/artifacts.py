@@ -33,6 +33,7 @@ _SUFFIX = {"video/mp4": ".mp4", "image/jpeg": ".jpg", "image/webp": ".webp", "im
 _NAME_CHARACTERS = 80
 
 Download = Annotated[bool, Query(description="Offer the file for saving instead of showing it.")]
+_REFUSED = (errors.NotFound, errors.RangeNotSatisfiable, errors.InvalidRequest)
 _BINARY: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The whole file.",
@@ -55,15 +56,15 @@ _BINARY: dict[int | str, dict[str, Any]] = {
     operation_id="get_video",
     summary="Download the video",
     response_class=Response,
-    responses={**_BINARY, **refusals(*CALLER, errors.NotFound, errors.RangeNotSatisfiable)},
+    responses={**_BINARY, **refusals(*CALLER, *_REFUSED)},
 )
 @router.head("/video", include_in_schema=False)
 async def get_video(
     *,
+    caller: Reader,
     request: Request,
     job_id: JobId,
     services: TheServices,
-    caller: Reader,
     download: Download = False,
     range_: Annotated[str | None, Header(alias="Range", examples=["bytes=0-1023"])] = None,
 ) -> Response:
@@ -86,20 +87,19 @@ async def get_video(
                 "video/mp4": {"schema": {"type": "string", "format": "binary"}},
             },
         },
-        **refusals(*CALLER, errors.NotFound, errors.RangeNotSatisfiable),
+        **refusals(*CALLER, *_REFUSED),
     },
 )
 @router.head("/artifacts/{name}", include_in_schema=False)
 async def get_artifact(
     *,
+    caller: Reader,
     request: Request,
     job_id: JobId,
     services: TheServices,
-    caller: Reader,
     name: Annotated[
         str,
         Path(
-            max_length=64,
             description="`video`, `poster`, `pose` where one was made, `graph` (the ComfyUI graph "
             "of the last attempt) or `request` (with every default filled in).",
             examples=["poster"],

@@ -9,6 +9,7 @@ from fastapi import Depends, Header, Path, Request
 
 from app.access.scopes import Caller, Scope, require
 from app.api.doorman import Doorman
+from app.api.examples import JOB_ID, UPLOAD_ID
 from app.api.services import Services
 from app.errors import NotFound
 
@@ -36,15 +37,23 @@ class _May:
         return caller
 
 
+def _uuid(text: str, what: str) -> str:
+    if _UUID.fullmatch(text) is None:
+        raise NotFound(f"There is no {what} {text[:64]!r}: its id is a UUID in lower case.")
+    return text
+
+
 async def _job_id(
-    job_id: Annotated[str, Path(description="Id of the job.", examples=[EXAMPLE_ID])],
+    job_id: Annotated[str, Path(description="Id of the job.", examples=[JOB_ID])],
 ) -> str:
-    if _UUID.fullmatch(job_id) is None:
-        raise NotFound(f"There is no job {job_id[:64]!r}: a job's id is a lowercase UUID.")
-    return job_id
+    return _uuid(job_id, "job")
 
 
-EXAMPLE_ID = "019ab0c2-7d4e-7c11-9f3a-2b6d5e8f1a40"
+async def _upload_id(
+    upload_id: Annotated[str, Path(description="Id of the upload.", examples=[UPLOAD_ID])],
+) -> str:
+    return _uuid(upload_id, "upload")
+
 
 TheServices = Annotated[Services, Depends(_services)]
 TheDoorman = Annotated[Doorman, Depends(_doorman)]
@@ -52,6 +61,7 @@ Submitter = Annotated[Caller, Depends(_May(Scope.SUBMIT))]
 Reader = Annotated[Caller, Depends(_May(Scope.READ))]
 Admin = Annotated[Caller, Depends(_May(Scope.ADMIN))]
 JobId = Annotated[str, Depends(_job_id)]
+UploadId = Annotated[str, Depends(_upload_id)]
 IdempotencyKey = Annotated[
     str | None,
     Header(

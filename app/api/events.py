@@ -53,9 +53,9 @@ _EXAMPLE = (
     },
 )
 async def stream_events(
+    caller: Reader,
     job_id: JobId,
     services: TheServices,
-    caller: Reader,
     last_event_id: Annotated[
         str | None,
         Header(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+JOB_ID = "019ab0c2-7d4e-7c11-9f3a-2b6d5e8f1a40"
 UPLOAD_ID = "019ab0c1-0a52-7f0e-8d11-6a1f0c3b9e77"
 
 JOB_REQUEST: dict[str, Any] = {

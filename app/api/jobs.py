@@ -140,9 +140,9 @@ async def list_jobs(
     },
 )
 async def get_job(
+    caller: Reader,
     job_id: JobId,
     services: TheServices,
-    caller: Reader,
     wait: Annotated[
         float,
         Query(
@@ -175,7 +175,7 @@ async def get_job(
     response_model=wire.Job,
     responses=refusals(*CALLER, errors.NotFound),
 )
-async def cancel_job(job_id: JobId, services: TheServices, caller: Submitter) -> Response:
+async def cancel_job(caller: Submitter, job_id: JobId, services: TheServices) -> Response:
     """Cancel a queued job at once, and have a running one stopped.
 
     The answer is the job: `canceled`, or how it ended first, or still `running` with
@@ -215,10 +215,10 @@ async def cancel_job(job_id: JobId, services: TheServices, caller: Submitter) ->
     openapi_extra={"requestBody": {**json_body("RerunRequest", **RERUN), "required": False}},
 )
 async def rerun_job(
+    caller: Submitter,
     job_id: JobId,
     request: Request,
     services: TheServices,
-    caller: Submitter,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Make a new job from the resolved request of an earlier one.
@@ -241,7 +241,7 @@ async def rerun_job(
     response_class=Response,
     responses=refusals(*CALLER, errors.NotFound, errors.Conflict),
 )
-async def delete_job(job_id: JobId, services: TheServices, caller: Submitter) -> Response:
+async def delete_job(caller: Submitter, job_id: JobId, services: TheServices) -> Response:
     """Remove a finished job with its artifacts and events. Uploads go when nothing uses them."""
     owner = seen_owner(caller)
 

@@ -94,7 +94,7 @@ def of_error(error: GatewayError, *, headers: Mapping[str, str] | None = None) -
     if error.retry_after is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
     if status == 401:
-        headers["WWW-Authenticate"] = 'Bearer realm="steadydancer"'
+        headers.setdefault("WWW-Authenticate", 'Bearer realm="steadydancer"')
     if status == 413:
         headers["Connection"] = "close"  # what is left of the body is not read
     return problem(

@@ -5,14 +5,13 @@ from __future__ import annotations
 from contextlib import aclosing
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Path, Request, Response
+from fastapi import APIRouter, Header, Request, Response
 
 from app import errors, wire
 from app.access.scopes import Caller, Scope
 from app.api.answers import CALLER, json_answer, refusals
 from app.api.body import media_type
-from app.api.deps import Reader, Submitter, TheServices
-from app.api.examples import UPLOAD_ID
+from app.api.deps import Reader, Submitter, TheServices, UploadId
 from app.api.meter import UploadMeter
 from app.api.multipart import parts_of
 from app.api.services import Services
@@ -114,13 +113,9 @@ async def _from_form(
     response_model=wire.Upload,
     responses=refusals(*CALLER, errors.NotFound),
 )
-async def get_upload(
-    upload_id: Annotated[str, Path(max_length=64, examples=[UPLOAD_ID])],
-    services: TheServices,
-    caller: Reader,
-) -> Response:
+async def get_upload(caller: Reader, upload_id: UploadId, services: TheServices) -> Response:
     """Say what probing found in an upload."""
     accepted = await services.intake.get(
-        upload_id.replace("\x00", ""), owner=caller.id, any_owner=caller.has(Scope.ADMIN)
+        upload_id, owner=caller.id, any_owner=caller.has(Scope.ADMIN)
     )
     return json_answer(accepted.view)

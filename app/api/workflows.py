@@ -18,7 +18,7 @@ from app.workflows.workflow import Workflow
 
 router = APIRouter(prefix="/v1/workflows", tags=["workflows"])
 
-Name = Annotated[str, Path(max_length=64, examples=["steadydancer"])]
+Name = Annotated[str, Path(examples=["steadydancer"])]
 
 
 @router.get(

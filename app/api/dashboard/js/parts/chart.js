@@ -1,0 +1,79 @@
+// Memory over time. uPlot draws; this gives it the page's colors and size.
+import { gib } from "../format.js";
+import { html, useEffect, useRef } from "../ui.js";
+
+const HEIGHT = 160;
+
+function color(name) {
+  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+}
+
+function options(width, { series, time, top }) {
+  const axis = {
+    stroke: () => color("--quiet"),
+    grid: { stroke: () => color("--line"), width: 1 },
+    ticks: { show: false },
+    font: "12px system-ui, sans-serif",
+  };
+  return {
+    width,
+    height: HEIGHT,
+    padding: [8, 8, 0, 0],
+    legend: { show: false },
+    cursor: { points: { size: 6 }, drag: { x: false, y: false } },
+    scales: { x: { time }, y: { range: (_plot, _low, high) => [0, Math.max(top || 0, high || 1)] } },
+    axes: [
+      { ...axis, values: time ? undefined : (_plot, marks) => marks.map((mark) => `${mark} s`) },
+      { ...axis, size: 64, values: (_plot, marks) => marks.map((mark) => gib(mark)) },
+    ],
+    series: [
+      {},
+      ...series.map(([, line, fill]) => ({
+        stroke: () => color(line),
+        fill: fill ? () => color(fill) : undefined,
+        width: 1.5,
+        points: { show: false },
+      })),
+    ],
+  };
+}
+
+/**
+ * @param data uPlot's columns: x, then one for each series
+ * @param series `[name, color, fill]` with the names of CSS properties
+ * @param summary the same in words, for who cannot see the drawing
+ */
+export function Chart({ data, series, time = false, top = 0, summary }) {
+  const place = useRef(null);
+  const plot = useRef(null);
+  const shape = JSON.stringify([series, time, top]);
+
+  useEffect(() => {
+    const element = place.current;
+    plot.current = new globalThis.uPlot(
+      options(element.clientWidth || 600, { series, time, top }),
+      data,
+      element,
+    );
+    const watcher = new ResizeObserver(() => {
+      if (element.clientWidth) plot.current.setSize({ width: element.clientWidth, height: HEIGHT });
+    });
+    watcher.observe(element);
+    const repaint = () => plot.current.redraw(false);
+    const scheme = matchMedia("(prefers-color-scheme: dark)");
+    addEventListener("themechange", repaint);
+    scheme.addEventListener("change", repaint);
+    return () => {
+      removeEventListener("themechange", repaint);
+      scheme.removeEventListener("change", repaint);
+      watcher.disconnect();
+      plot.current.destroy();
+    };
+  }, [shape]);
+
+  useEffect(() => {
+    plot.current?.setData(data);
+  }, [data]);
+
+  return html`<div class="chart" role="img" aria-label=${summary}><div ref=${place}></div></div>`;
+}

@@ -1,0 +1,222 @@
+// What happens now: memory, engine, queue, and why the next job waits.
+import { get, post } from "../api.js";
+import { count, duration, engineWords, gib, jobTitle, phaseWords } from "../format.js";
+import { Age, Fact, Missing, Progress, Status, doing } from "../parts/bits.js";
+import { Chart } from "../parts/chart.js";
+import { MemoryPicture } from "../parts/memory.js";
+import { usePoll } from "../poll.js";
+import { link } from "../router.js";
+import { html, useEffect, useMemo, useState } from "../ui.js";
+
+const KEPT_POINTS = 300;
+
+/** Readings since the page was opened, by card; kept while other views are open. */
+const readings = new Map();
+
+function remember(system) {
+  const at = Date.now() / 1000;
+  for (const { gpu } of system.engines) {
+    if (!gpu) continue;
+    const list = readings.get(gpu.uuid) || [];
+    const used = gpu.total_mib - gpu.free_mib;
+    list.push([at, used, gpu.engine_mib ?? null]);
+    if (list.length > KEPT_POINTS) list.shift();
+    readings.set(gpu.uuid, list);
+  }
+}
+
+export function NowView() {
+  const { data: system, error } = usePoll("/v1/system", { every: 2000 });
+  const next = useNextJob(system);
+  const [, drawn] = useState(0);
+
+  useEffect(() => {
+    if (!system) return undefined;
+    remember(system);
+    // A reading that stays the same is a reading too.
+    const timer = setInterval(() => {
+      if (document.hidden) return;
+      remember(system);
+      drawn((now) => now + 1);
+    }, 2500);
+    return () => clearInterval(timer);
+  }, [system]);
+
+  if (!system) return html`<div class="page"><h1 tabindex="-1">Now</h1><${Missing} error=${error} what="the state" /></div>`;
+  return html`<div class="page">
+    <h1 tabindex="-1">Now</h1>
+    ${
+      system.draining &&
+      html`<p class="callout warn">
+        The gateway is draining: what runs will end, and nothing new is started.
+        <a href="#/engine">Resume</a>
+      </p>`
+    }
+    <${Figures} system=${system} />
+    ${system.engines.map((engine) => html`<${EnginePanel} key=${engine.name} engine=${engine} system=${system} next=${next} />`)}
+  </div>`;
+}
+
+function Figures({ system }) {
+  const { queue, engines } = system;
+  const ready = engines.filter((one) => one.state === "ready").length;
+  const state =
+    engines.length === 1 ? engineWords(engines[0].state) : `${ready} of ${engines.length} ready`;
+  return html`<dl class="figures">
+    <div><dt>Running</dt><dd>${count(queue.running)}</dd></div>
+    <div><dt>Queued</dt><dd><a href=${link("jobs", { query: { status: "queued" } })}>${count(queue.queued)}</a></dd></div>
+    <div>
+      <dt>Oldest waits</dt>
+      <dd>${queue.oldest_queued_seconds === null ? "–" : duration(queue.oldest_queued_seconds)}</dd>
+    </div>
+    <div><dt>Engine</dt><dd class=${ready ? "" : "bad"}>${state}</dd></div>
+  </dl>`;
+}
+
+function EnginePanel({ engine, system, next }) {
+  const { gpu } = engine;
+  const title = `engine-${engine.name}`;
+  return html`<section class="panel" aria-labelledby=${title}>
+    <div class="panel-head">
+      <h2 id=${title}>${gpu ? gpu.name : "Engine"}</h2>
+      <p class="quiet">
+        ${engine.state === "ready" ? "" : `${engineWords(engine.state)} · `}${engine.name}${engine.version ? ` · ComfyUI ${engine.version}` : ""}
+      </p>
+      ${
+        gpu &&
+        html`<p class="quiet number panel-end">
+          ${gpu.utilization_percent === null ? "" : `${gpu.utilization_percent} % busy`}
+          ${gpu.temperature_celsius === null ? "" : ` · ${gpu.temperature_celsius} °C`}
+        </p>`
+      }
+    </div>
+    ${engine.state !== "ready" && html`<p class="callout bad" role="alert"><strong>ComfyUI is ${engine.state}.</strong> ${engine.detail || ""} Jobs wait and are kept; they start when it is back.</p>`}
+    ${engine.gpu_problem && html`<p class="callout bad" role="alert"><strong>The card cannot be read.</strong> ${engine.gpu_problem}</p>`}
+    ${
+      gpu
+        ? html`<${MemoryPicture}
+              gpu=${gpu}
+              need=${next.need}
+              needName=${next.job ? (next.learned ? "Next job, as measured" : "Next job, as estimated") : "Next job"}
+            />
+            <${History} gpu=${gpu} need=${next.need} />`
+        : !engine.gpu_problem &&
+          html`<p class="quiet">
+            ${
+              system.admission === "off"
+                ? "No card is read, since admission is off: jobs start without a look at GPU memory."
+                : "The card was not read yet."
+            }
+          </p>`
+    }
+    <${Admission} engine=${engine} next=${next} />
+    <div class="slots">
+      <${Slot} title="Running" id=${engine.running_job} idle="Nothing runs." />
+      <${Slot} title="Staged next" id=${engine.staged_job} idle="Nothing is staged." />
+    </div>
+  </section>`;
+}
+
+function Admission({ engine, next }) {
+  const wait = next.job?.waiting;
+  return html`<div class="admission">
+    <h3>Admission</h3>
+    <p class="two-lines">${wait ? wait.detail : next.job?.reason || engine.admission}</p>
+    <p class="quiet one-line">
+      ${
+        next.job
+          ? html`Next: <a href=${link("job", { id: next.job.id })}>${jobTitle(next.job)}</a>,
+              ${phaseWords(next.job.phase)}${wait ? `, needs ${gib(wait.need_mib)}, has room for ${gib(wait.room_mib)}` : ""}`
+          : "No job waits."
+      }
+    </p>
+  </div>`;
+}
+
+function History({ gpu, need }) {
+  const list = readings.get(gpu.uuid) || [];
+  const length = list.length;
+  const last = length ? list[length - 1][0] : 0;
+  const data = useMemo(() => [0, 1, 2].map((at) => list.map((one) => one[at])), [last, length]);
+  if (length < 2) return html`<div class="chart"></div>`;
+  return html`<${Chart}
+    data=${data}
+    time=${true}
+    top=${gpu.total_mib}
+    series=${[
+      ["In use", "--memory-others", "--memory-others-soft"],
+      ["ComfyUI", "--accent", "--accent-soft"],
+    ]}
+    summary=${`GPU memory since this page was opened: ${gib(gpu.total_mib - gpu.free_mib)} of ${gib(gpu.total_mib)} in use now${need === null ? "" : `, and the next job needs ${gib(need)}`}.`}
+  />`;
+}
+
+function Slot({ title, id, idle }) {
+  const { data: job } = usePoll(id ? `/v1/jobs/${id}` : null, { every: 1500 });
+  return html`<div class="slot">
+    <h3>${title}</h3>
+    ${
+      job
+        ? html`<a class="slot-title one-line" href=${link("job", { id: job.id })}>${jobTitle(job)}</a>
+            <${Progress} job=${job} label=${`Progress of ${jobTitle(job)}`} />
+            <p class="quiet number one-line">
+              <${Status} job=${job} /> ${doing(job)}${job.progress.step === null ? "" : ` · step ${job.progress.step} of ${job.progress.steps}`}${job.progress.eta_seconds === null ? "" : ` · ${duration(job.progress.eta_seconds)} left`}
+            </p>`
+        : html`<p class="quiet">${id ? "Loading…" : idle}</p>`
+    }
+  </div>`;
+}
+
+const NOTHING = { job: null, need: null, learned: false };
+
+/**
+ * The job that is offered first, and what it needs. The list is newest first, so the oldest queued
+ * one is asked for by its age; of those, the one with the fewest jobs before it.
+ */
+function useNextJob(system) {
+  const [next, setNext] = useState(NOTHING);
+  const oldest = system?.queue.oldest_queued_seconds ?? null;
+  const look = system && oldest !== null;
+  useEffect(() => {
+    if (!look) {
+      setNext(NOTHING);
+      return undefined;
+    }
+    const control = new AbortController();
+    findNext(oldest, control.signal)
+      .then((found) => setNext((now) => (same(now, found) ? now : found)))
+      .catch(() => undefined); // The poll of the system says what is wrong.
+    return () => control.abort();
+  }, [system]);
+  return next;
+}
+
+function same(one, other) {
+  return one.job === other.job && one.need === other.need;
+}
+
+const CLOCK_SLACK_MS = 5000;
+const estimates = new Map();
+
+async function findNext(oldestSeconds, signal) {
+  const before = new Date(Date.now() - oldestSeconds * 1000 + CLOCK_SLACK_MS).toISOString();
+  const query = new URLSearchParams({ status: "queued", limit: "50", created_before: before });
+  let page = await get(`/v1/jobs?${query}`, { signal });
+  if (!page.jobs.length) page = await get("/v1/jobs?status=queued&limit=50", { signal });
+  const job = page.jobs.reduce(
+    (first, one) => (first && first.queue_position <= one.queue_position ? first : one),
+    null,
+  );
+  if (!job) return NOTHING;
+  if (job.waiting) return { job, need: job.waiting.need_mib, learned: false };
+  if (!estimates.has(job.id)) {
+    const { reference_image: _image, driving_video: _video, ...request } = job.request;
+    if (estimates.size > 200) estimates.clear();
+    estimates.set(
+      job.id,
+      await post(`/v1/workflows/${job.workflow}/estimate`, { request }, { signal }).catch(() => null),
+    );
+  }
+  const estimate = estimates.get(job.id);
+  return { job, need: estimate?.need_mib ?? null, learned: estimate?.learned ?? false };
+}

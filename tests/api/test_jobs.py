@@ -1,0 +1,345 @@
+"""Submitting, looking, listing, canceling, rerunning, deleting."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from typing import Any
+
+from app.jobs import queue
+from app.jobs.queue import Report
+from tests.api.conftest import World, until
+from tests.mediakit import image_bytes
+
+
+async def test_a_job_is_stored_before_its_answer_and_resolved_in_it(world: World) -> None:
+    media = await world.media()
+    answer = await world.http.post(
+        "/v1/jobs",
+        json={
+            "workflow": "steadydancer",
+            "request": {**media, "prompt": "a dancer"},
+            "metadata": {"name": "first"},
+            "priority": 3,
+        },
+    )
+    assert answer.status_code == 202, answer.text
+    job = answer.json()
+    assert answer.headers["location"] == f"/v1/jobs/{job['id']}" == job["links"]["self"]
+    assert (job["status"], job["phase"], job["attempt"]) == ("queued", "waiting_for_turn", 0)
+    assert job["metadata"] == {"name": "first"}
+    assert job["priority"] == 3
+    assert job["queue_position"] == 0
+    assert job["request"]["mode"] == "fast"
+    assert 0 <= job["request"]["seed"] < 2**53
+    assert job["request"]["driving_video"] == media["driving_video"]
+    assert (await world.http.get(answer.headers["location"])).json()["id"] == job["id"]
+
+
+async def test_one_form_with_the_files_does_everything(world: World) -> None:
+    answer = await world.http.post(
+        "/v1/jobs",
+        data={"job": json.dumps({"workflow": "smoke", "request": {"frames": 9}})},
+        files={
+            "reference_image": ("me.png", world.photo, "image/png"),
+            "driving_video": ("dance.mp4", world.dance, "video/mp4"),
+        },
+    )
+    assert answer.status_code == 202, answer.text
+    job = answer.json()
+    assert job["request"]["frames"] == 9
+    upload = job["request"]["driving_video"]["upload_id"]
+    found = (await world.http.get(f"/v1/uploads/{upload}")).json()
+    assert (found["kind"], found["bytes"]) == ("video", len(world.dance))
+
+
+async def test_the_parts_of_a_form_may_come_in_any_order(world: World) -> None:
+    answer = await world.http.post(
+        "/v1/jobs",
+        files=[
+            ("driving_video", ("dance.mp4", world.dance)),
+            ("job", (None, json.dumps({"workflow": "smoke", "request": {}}))),
+            ("reference_image", ("me.png", world.photo)),
+        ],
+    )
+    assert answer.status_code == 202, answer.text
+
+
+async def test_a_medium_can_lie_in_the_request_as_base64(world: World) -> None:
+    media = await world.media()
+    media["reference_image"] = {"base64": base64.b64encode(world.photo).decode()}
+    job = await world.job(media=media)
+    assert job["request"]["reference_image"].keys() == {"upload_id"}
+
+
+async def test_the_same_key_and_body_give_the_same_job_again(world: World) -> None:
+    media = await world.media()
+    body = {"workflow": "smoke", "request": {**media, "seed": None}}
+    headers = {"Idempotency-Key": "order-1"}
+    first = await world.http.post("/v1/jobs", json=body, headers=headers)
+    again = await world.http.post("/v1/jobs", json=body, headers=headers)
+    assert (first.status_code, again.status_code) == (202, 202)
+    assert first.json()["id"] == again.json()["id"]
+    assert "idempotent-replayed" not in first.headers
+    assert again.headers["idempotent-replayed"] == "true"
+    assert await world.count("job") == 1
+
+
+async def test_the_same_key_with_another_body_is_refused(world: World) -> None:
+    media = await world.media()
+    headers = {"Idempotency-Key": "order-1"}
+    await world.job(media=media, headers=headers)
+    answer = await world.http.post(
+        "/v1/jobs",
+        json={"workflow": "smoke", "request": {**media, "frames": 3}},
+        headers=headers,
+    )
+    assert (answer.status_code, answer.json()["code"]) == (422, "idempotency-key-reused")
+    assert await world.count("job") == 1
+
+
+async def test_a_form_with_another_file_is_another_body(world: World) -> None:
+    def form(photo: bytes) -> dict[str, tuple[str, bytes]]:
+        return {"reference_image": ("a", photo), "driving_video": ("b", world.dance)}
+
+    data = {"job": json.dumps({"workflow": "smoke", "request": {}})}
+    headers = {"Idempotency-Key": "form"}
+    first = await world.http.post("/v1/jobs", data=data, files=form(world.photo), headers=headers)
+    same = await world.http.post("/v1/jobs", data=data, files=form(world.photo), headers=headers)
+    other = await world.http.post(
+        "/v1/jobs", data=data, files=form(image_bytes("PNG", width=80)), headers=headers
+    )
+    assert first.json()["id"] == same.json()["id"]
+    assert other.status_code == 422
+
+
+async def test_while_the_first_is_in_flight_the_second_is_told_to_come_back(world: World) -> None:
+    body = {
+        "workflow": "smoke",
+        "request": {
+            **await world.media(),
+            "reference_image": {"base64": base64.b64encode(world.photo + b"").decode()},
+        },
+    }
+    headers = {"Idempotency-Key": "twice"}
+    answers = await asyncio.gather(
+        *(world.http.post("/v1/jobs", json=body, headers=headers) for _ in range(4))
+    )
+    statuses = sorted(answer.status_code for answer in answers)
+    assert statuses[0] == 202
+    assert 409 in statuses
+    busy = next(answer for answer in answers if answer.status_code == 409)
+    assert busy.json()["code"] == "idempotency-in-flight"
+    assert busy.headers["retry-after"] == "1"
+    assert await world.count("job") == 1
+
+
+async def test_polling_with_the_etag_costs_nothing_until_something_changes(world: World) -> None:
+    job = await world.job()
+    path = f"/v1/jobs/{job['id']}"
+    first = await world.http.get(path)
+    tag = first.headers["etag"]
+    same = await world.http.get(path, headers={"If-None-Match": f'"zzz", {tag}'})
+    assert (same.status_code, same.content) == (304, b"")
+    assert same.headers["etag"] == tag
+    await world.claim(job["id"])
+    changed = await world.http.get(path, headers={"If-None-Match": tag})
+    assert changed.status_code == 200
+    assert changed.headers["etag"] != tag
+
+
+async def test_the_etag_covers_the_place_in_the_queue(world: World) -> None:
+    media = await world.media()
+    first, second = await world.job(media=media), await world.job(media=media)
+    path = f"/v1/jobs/{second['id']}"
+    tag = (await world.http.get(path)).headers["etag"]
+    await world.http.post(f"/v1/jobs/{first['id']}/cancel")
+    moved = await world.http.get(path, headers={"If-None-Match": tag})
+    assert (moved.status_code, moved.json()["queue_position"]) == (200, 0)
+
+
+async def test_a_waiting_call_is_answered_when_the_status_changes(world: World) -> None:
+    job = await world.job()
+    call = asyncio.create_task(world.http.get(f"/v1/jobs/{job['id']}?wait=30"))
+    await world.watched()
+    assert not call.done()
+    await world.claim(job["id"])
+    async with asyncio.timeout(5):
+        answer = await call
+    assert answer.json()["status"] == "running"
+
+
+async def test_a_waiting_call_sleeps_through_progress(world: World) -> None:
+    job = await world.job()
+    fence = await world.claim(job["id"])
+    call = asyncio.create_task(world.http.get(f"/v1/jobs/{job['id']}?wait=30"))
+    await world.watched()
+    report = Report(phase="sampling", fraction=0.5, step=2, steps=4)
+    await world.gateway.db.write(
+        lambda session: queue.heartbeat(session, fence, report, now=world.now())
+    )
+    world.gateway.feed.publish(job["id"])
+    await asyncio.sleep(0.1)
+    assert not call.done()
+    await world.gateway.db.write(lambda session: queue.stop(session, fence, now=world.now()))
+    world.gateway.feed.publish(job["id"])
+    async with asyncio.timeout(5):
+        assert (await call).json()["status"] == "canceled"
+
+
+async def test_a_waiting_call_gives_up_in_time_and_never_waits_for_the_finished(
+    world: World,
+) -> None:
+    job = await world.job()
+    async with asyncio.timeout(5):
+        assert (await world.http.get(f"/v1/jobs/{job['id']}?wait=0.05")).status_code == 200
+    await world.http.post(f"/v1/jobs/{job['id']}/cancel")
+    async with asyncio.timeout(5):
+        done = await world.http.get(f"/v1/jobs/{job['id']}?wait=60")
+    assert done.json()["status"] == "canceled"
+
+
+async def test_waiting_calls_end_when_the_gateway_stops(world: World) -> None:
+    job = await world.job()
+    call = asyncio.create_task(world.http.get(f"/v1/jobs/{job['id']}?wait=60"))
+    await world.watched()
+    world.gateway.stopping.set()
+    world.gateway.feed.publish_all()
+    async with asyncio.timeout(5):
+        assert (await call).status_code == 200
+
+
+async def test_a_list_shows_all_pages_once_newest_first(world: World) -> None:
+    media = await world.media()
+    made = [(await world.job(media=media))["id"] for _ in range(5)]
+    seen: list[str] = []
+    cursor: dict[str, str] = {}
+    while True:
+        answer = await world.http.get("/v1/jobs", params={"limit": 2, **cursor})
+        page = answer.json()
+        seen += [job["id"] for job in page["jobs"]]
+        if page["next_cursor"] is None:
+            break
+        cursor = {"cursor": page["next_cursor"]}
+    assert seen == made[::-1]
+
+
+async def test_a_list_is_filtered_by_status_workflow_time_and_label(world: World) -> None:
+    media = await world.media()
+    one = await world.job(media=media, metadata={"team": "red", "n": "1"})
+    two = await world.job(media=media, metadata={"team": "blue"})
+    await world.http.post(f"/v1/jobs/{two['id']}/cancel")
+
+    async def ids(**params: Any) -> list[str]:
+        answer = await world.http.get("/v1/jobs", params=params)
+        assert answer.status_code == 200, answer.text
+        return [job["id"] for job in answer.json()["jobs"]]
+
+    assert await ids(status="queued") == [one["id"]]
+    assert await ids(status=["queued", "canceled"]) == [two["id"], one["id"]]
+    assert await ids(workflow="steadydancer") == []
+    assert await ids(**{"metadata.team": "red"}) == [one["id"]]
+    assert await ids(**{"metadata.team": "red", "metadata.n": "2"}) == []
+    assert await ids(created_after=two["created_at"]) == [two["id"]]
+    assert await ids(created_before=one["created_at"]) == []
+
+
+async def test_a_list_refuses_what_it_does_not_know(world: World) -> None:
+    for name, value in {
+        "stauts": "queued",
+        "status": "done",
+        "limit": "0",
+        "cursor": "bm9uc2Vuc2U",
+        "created_after": "yesterday",
+        "metadata.": "x",
+    }.items():
+        answer = await world.http.get("/v1/jobs", params={name: value})
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid-request"), name
+        assert answer.json()["errors"][0]["pointer"].startswith(f"/{name}")
+
+
+async def test_a_queued_job_is_canceled_at_once_and_again_without_effect(world: World) -> None:
+    job = await world.job()
+    first = await world.http.post(f"/v1/jobs/{job['id']}/cancel")
+    again = await world.http.post(f"/v1/jobs/{job['id']}/cancel")
+    assert first.json()["status"] == again.json()["status"] == "canceled"
+    assert first.json()["finished_at"] == again.json()["finished_at"]
+
+
+async def test_the_answer_of_a_cancel_says_how_a_running_job_ended(world: World) -> None:
+    job = await world.job()
+    fence = await world.claim(job["id"])
+    call = asyncio.create_task(world.http.post(f"/v1/jobs/{job['id']}/cancel"))
+
+    async def asked() -> bool:
+        found = await world.http.get(f"/v1/jobs/{job['id']}")
+        return bool(found.json()["cancel_requested"])
+
+    await until(asked)
+    await world.gateway.db.write(lambda session: queue.stop(session, fence, now=world.now()))
+    world.gateway.feed.publish(job["id"])
+    assert (await call).json()["status"] == "canceled"
+
+
+async def test_a_rerun_is_a_new_job_of_the_same_request(world: World) -> None:
+    job = await world.job(metadata={"name": "x"}, request={"frames": 9}, priority=2)
+    answer = await world.http.post(f"/v1/jobs/{job['id']}/rerun")
+    assert answer.status_code == 202, answer.text
+    again = answer.json()
+    assert again["id"] != job["id"]
+    assert again["request"] == job["request"]
+    assert (again["metadata"], again["priority"]) == ({"name": "x"}, 2)
+
+
+async def test_a_rerun_changes_what_it_is_told_to(world: World) -> None:
+    media = await world.media()
+    request = {**media, "prompt": "a dancer"}
+    made = await world.http.post("/v1/jobs", json={"request": request})
+    job = made.json()
+    answer = await world.http.post(
+        f"/v1/jobs/{job['id']}/rerun", json={"overrides": {"seed": None, "prompt": "two dancers"}}
+    )
+    again = answer.json()["request"]
+    assert again["prompt"] == "two dancers"
+    assert again["seed"] != job["request"]["seed"]
+    same = {name: value for name, value in again.items() if name not in {"seed", "prompt"}}
+    assert same.items() <= job["request"].items()
+
+
+async def test_a_bad_override_is_pointed_at_where_it_stands(world: World) -> None:
+    job = await world.job()
+    answer = await world.http.post(
+        f"/v1/jobs/{job['id']}/rerun", json={"overrides": {"width": 33, "colour": 1}}
+    )
+    assert answer.status_code == 422
+    pointers = {error["pointer"] for error in answer.json()["errors"]}
+    assert pointers == {"/overrides/width", "/overrides/colour"}
+    assert await world.count("job") == 1
+
+
+async def test_only_a_finished_job_can_be_deleted(world: World) -> None:
+    job = await world.job()
+    early = await world.http.delete(f"/v1/jobs/{job['id']}")
+    assert (early.status_code, early.json()["code"]) == (409, "conflict")
+    await world.succeed(job["id"])
+    assert (await world.http.delete(f"/v1/jobs/{job['id']}")).status_code == 204
+    assert (await world.http.get(f"/v1/jobs/{job['id']}")).status_code == 404
+    assert (await world.http.get(f"/v1/jobs/{job['id']}/video")).status_code == 404
+    assert await world.count("artifact") == 0
+
+
+async def test_an_unknown_job_is_not_found_wherever_it_is_asked_for(world: World) -> None:
+    for bad in ("019ab0c2-7d4e-7c11-9f3a-2b6d5e8f1a40", "nonsense", "..%2f..%2fetc", "%00"):
+        for method, path in (
+            ("GET", ""),
+            ("GET", "/video"),
+            ("GET", "/events"),
+            ("GET", "/artifacts/poster"),
+            ("POST", "/cancel"),
+            ("POST", "/rerun"),
+            ("DELETE", ""),
+        ):
+            answer = await world.http.request(method, f"/v1/jobs/{bad}{path}")
+            assert answer.status_code == 404, (method, path, answer.text)
+            assert answer.headers["content-type"] == "application/problem+json"
