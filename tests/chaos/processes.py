@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import abc
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from tests.chaos import launcher
+
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = ROOT / "docs" / "samples"
+SAMPLE_FILES = {"reference_image": "photo.jpg", "driving_video": "dance.mp4"}
+_PYCACHE = Path(tempfile.gettempdir()) / f"gateway-tests-pycache-{os.getuid()}"
+"""Compiled once for all the processes that are started, whatever the environment says."""
 
 
 def free_port() -> int:
@@ -36,47 +44,33 @@ def until(condition: Callable[[], Any], *, seconds: float, what: str) -> Any:
     raise AssertionError(f"not within {seconds:g} s: {what}")
 
 
-class Process:
+class Process(abc.ABC):
     """A child that can be killed and started again with the same arguments."""
 
-    def __init__(self, command: list[str], *, log: Path, environ: dict[str, str] | None = None):
-        self.command = command
-        self.log = log
-        self.environ = environ or {}
-        self.child: subprocess.Popen[bytes] | None = None
+    pid: int | None = None
 
-    def start(self, **more: str) -> None:
-        with self.log.open("ab") as output:
-            self.child = subprocess.Popen(
-                self.command,
-                cwd=ROOT,
-                stdout=output,
-                stderr=output,
-                env={**os.environ, **self.environ, **more},
-                start_new_session=True,
-            )
+    @abc.abstractmethod
+    def start(self, **more: str) -> None: ...
 
     @property
-    def alive(self) -> bool:
-        return self.child is not None and self.child.poll() is None
+    @abc.abstractmethod
+    def alive(self) -> bool: ...
 
     def signal(self, which: signal.Signals) -> None:
-        if self.alive and self.child is not None:
-            self.child.send_signal(which)
+        if self.alive and self.pid is not None:
+            os.kill(self.pid, which)
 
     def kill(self) -> None:
         self.signal(signal.SIGKILL)
-        if self.child is not None:
-            self.child.wait()
+        until(lambda: not self.alive, seconds=10, what="a killed process is gone")
 
-    def stop(self) -> int:
+    def stop(self) -> None:
+        """End it as an operator would; one that does not end fails the test."""
         self.signal(signal.SIGTERM)
-        assert self.child is not None
         try:
-            return self.child.wait(timeout=20)
-        except subprocess.TimeoutExpired:
+            until(lambda: not self.alive, seconds=20, what="the process ends on SIGTERM")
+        finally:
             self.kill()
-            raise
 
 
 class Engine(Process):
@@ -86,13 +80,28 @@ class Engine(Process):
         directory.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        command = [sys.executable, "-m", "app.standin", "--port", str(self.port)]
-        command += ["--directory", str(directory), *options]
-        super().__init__(command, log=directory / "standin.log")
+        self.command = [sys.executable, "-m", "app.standin", "--port", str(self.port)]
+        self.command += ["--directory", str(directory), *options]
+        self.log = directory / "standin.log"
+        self.child: subprocess.Popen[bytes] | None = None
 
     def start(self, **more: str) -> None:
-        super().start(**more)
+        own = {"PYTHONPYCACHEPREFIX": str(_PYCACHE), "PYTHONDONTWRITEBYTECODE": "", **more}
+        with self.log.open("ab") as output:
+            self.child = subprocess.Popen(
+                self.command,
+                cwd=ROOT,
+                stdout=output,
+                stderr=output,
+                env={**os.environ, **own},
+                start_new_session=True,
+            )
+        self.pid = self.child.pid
         until(self.answers, seconds=20, what="the stand-in answers")
+
+    @property
+    def alive(self) -> bool:
+        return self.child is not None and self.child.poll() is None
 
     def answers(self) -> bool:
         try:
@@ -116,7 +125,9 @@ class Gateway(Process):
         self.directory = directory
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        environ = {
+        self.log = directory / "gateway.log"
+        self.child: BaseProcess | None = None
+        self.environ = {
             "GATEWAY_PORT": str(self.port),
             "GATEWAY_DATA_DIR": str(directory),
             "GATEWAY_COMFYUI_URLS": engine_url,
@@ -125,14 +136,10 @@ class Gateway(Process):
             "GATEWAY_MIN_FREE_BYTES": "0",
             **settings,
         }
-        super().__init__(
-            [sys.executable, "-m", "tests.chaos.launcher"],
-            log=directory / "gateway.log",
-            environ=environ,
-        )
 
     def start(self, **more: str) -> None:
-        super().start(**more)
+        self.child = launcher.start({**self.environ, **more}, str(self.log))
+        self.pid = self.child.pid
         until(
             lambda: self.answers() or not self.alive,
             seconds=30,
@@ -145,35 +152,75 @@ class Gateway(Process):
         except httpx.HTTPError:
             return False
 
+    @property
+    def alive(self) -> bool:
+        return self.child is not None and self.child.is_alive()
+
     def tail(self) -> str:
         return self.log.read_text(errors="replace")[-2000:]
 
-    def submit(self, key: str, *, workflow: str = "smoke", **request: Any) -> str | None:
+    def upload(self) -> dict[str, str]:
+        """Upload the samples; gives the media fields' upload ids."""
+        found = {}
+        for field, name in SAMPLE_FILES.items():
+            with (SAMPLES / name).open("rb") as file:
+                answer = httpx.post(f"{self.url}/v1/uploads", files={"file": file}, timeout=30)
+            assert answer.status_code in {200, 201}, answer.text
+            found[field] = str(answer.json()["id"])
+        return found
+
+    def submit(
+        self,
+        key: str,
+        *,
+        workflow: str = "smoke",
+        uploads: dict[str, str] | None = None,
+        max_queue_seconds: float | None = None,
+        max_run_seconds: float | None = None,
+        **request: Any,
+    ) -> str | None:
         """Submit with an idempotency key; None if the gateway died meanwhile."""
-        body = {"workflow": workflow, "request": request}
+        body: dict[str, Any] = {"workflow": workflow, "request": request}
+        limits = {"max_queue_seconds": max_queue_seconds, "max_run_seconds": max_run_seconds}
+        body |= {name: value for name, value in limits.items() if value is not None}
+        headers = {"Idempotency-Key": key}
+        url = f"{self.url}/v1/jobs"
         try:
-            with (
-                (SAMPLES / "photo.jpg").open("rb") as photo,
-                (SAMPLES / "dance.mp4").open("rb") as dance,
-            ):
-                answer = httpx.post(
-                    f"{self.url}/v1/jobs",
-                    headers={"Idempotency-Key": key},
-                    data={"job": json.dumps(body)},
-                    files={"reference_image": photo, "driving_video": dance},
-                    timeout=30,
-                )
+            if uploads is not None:
+                request |= {field: {"upload_id": one} for field, one in uploads.items()}
+                answer = httpx.post(url, json=body, headers=headers, timeout=30)
+            else:
+                files = {
+                    field: (SAMPLES / name).read_bytes() for field, name in SAMPLE_FILES.items()
+                }
+                data = {"job": json.dumps(body)}
+                answer = httpx.post(url, data=data, files=files, headers=headers, timeout=30)
         except httpx.HTTPError:
+            return None
+        if answer.status_code == 503:
             return None
         assert answer.status_code == 202, answer.text
         return str(answer.json()["id"])
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """Every job of the store, newest first."""
+        found: list[dict[str, Any]] = []
+        cursor = None
+        while True:
+            where = {"limit": 100, **({"cursor": cursor} if cursor else {})}
+            answer = httpx.get(f"{self.url}/v1/jobs", params=where, timeout=10)
+            page = answer.raise_for_status().json()
+            found += page["jobs"]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return found
 
     def job(self, job_id: str) -> dict[str, Any]:
         answer = httpx.get(f"{self.url}/v1/jobs/{job_id}", timeout=10)
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
 
-    def job_or_none(self, job_id: str) -> str | None:
+    def status(self, job_id: str) -> str | None:
         """The job's status; None while the gateway does not answer."""
         try:
             return str(self.job(job_id)["status"])
