@@ -1,7 +1,7 @@
 // What happens now: memory, engine, queue, and why the next job waits.
 import { get, post } from "../api.js";
 import { count, duration, engineWords, gib, jobTitle, phaseWords } from "../format.js";
-import { Age, Fact, Missing, Progress, Status, doing } from "../parts/bits.js";
+import { Missing, Progress, Status, doing } from "../parts/bits.js";
 import { Chart } from "../parts/chart.js";
 import { MemoryPicture } from "../parts/memory.js";
 import { usePoll } from "../poll.js";
@@ -196,10 +196,13 @@ function same(one, other) {
 }
 
 const CLOCK_SLACK_MS = 5000;
+/** Rounded, so that the same question is asked again and its ETag serves. */
+const ROUND_MS = 10000;
 const estimates = new Map();
 
 async function findNext(oldestSeconds, signal) {
-  const before = new Date(Date.now() - oldestSeconds * 1000 + CLOCK_SLACK_MS).toISOString();
+  const after = Date.now() - oldestSeconds * 1000 + CLOCK_SLACK_MS;
+  const before = new Date(Math.ceil(after / ROUND_MS) * ROUND_MS).toISOString();
   const query = new URLSearchParams({ status: "queued", limit: "50", created_before: before });
   let page = await get(`/v1/jobs?${query}`, { signal });
   if (!page.jobs.length) page = await get("/v1/jobs?status=queued&limit=50", { signal });
