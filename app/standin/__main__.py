@@ -10,6 +10,7 @@ import os
 import socket
 import sys
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 
@@ -70,6 +71,11 @@ class _Server(uvicorn.Server):
         line = {"url": f"http://{host}:{port}", "port": port, "pid": os.getpid()}
         sys.stdout.write(json.dumps(line) + "\n")
         sys.stdout.flush()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End at once, sockets cut without a goodbye, as recorded of the real server."""
+        del sig, frame
+        os._exit(0)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
+from app.standin.answers import Json
 from app.standin.misbehave import Misbehavior
 from app.standin.state import Queue, Sockets
 from app.standin.stats import RunLog
@@ -35,15 +36,15 @@ class Control:
         try:
             self._misbehavior.add(described)
         except ValueError as error:
-            return JSONResponse({"error": str(error)}, 400)
+            return Json({"error": str(error)}, 400)
         if described["mode"] == "forget":
             self._queue.forget()
-        return JSONResponse({})
+        return Json({})
 
     async def _behave(self, _request: Request) -> Response:
         self._misbehavior.behave()
         self._sockets.silent = False
-        return JSONResponse({})
+        return Json({})
 
     async def _stats(self, _request: Request) -> Response:
-        return JSONResponse(self._log.read())
+        return Json(self._log.read())

@@ -10,9 +10,11 @@ from pathlib import Path
 import anyio
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
+from app.standin.answers import Json
+from app.standin.fileanswer import file_answer
 from app.standin.state import Options
 
 KINDS = frozenset({"input", "output", "temp"})
@@ -45,10 +47,11 @@ class Files:
             folder = (base / subfolder).resolve()
             if not folder.is_relative_to(base.resolve()):
                 return Response(status_code=400)
-            # As recorded: a slash in the name arrives, and stays, percent-encoded.
-            name = image.filename.replace("/", "%2F")
+            name = image.filename
+            if not (folder / name).resolve().is_relative_to(base.resolve()):
+                return Response(status_code=400)
             stored = await anyio.to_thread.run_sync(_store, image, folder, name, overwrite)
-        return JSONResponse({"name": stored, "subfolder": subfolder, "type": kind})
+        return Json({"name": stored, "subfolder": subfolder, "type": kind})
 
     async def _view(self, request: Request) -> Response:
         query = request.query_params
@@ -70,12 +73,7 @@ class Files:
         headers = {"Content-Disposition": f'filename="{path.name}"'}
         if self._options.modern:
             headers["X-Content-Type-Options"] = "nosniff"
-        wanted = request.headers.get("range")
-        if wanted is not None and "," in wanted:
-            size = path.stat().st_size
-            headers["Content-Range"] = f"bytes */{size}"
-            return Response(status_code=416, headers=headers)
-        return FileResponse(path, headers=headers)
+        return file_answer(request, path, headers)
 
 
 def _store(upload: UploadFile, folder: Path, name: str, overwrite: bool) -> str:  # noqa: FBT001

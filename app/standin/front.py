@@ -8,9 +8,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.standin.answers import unrouted
 from app.standin.misbehave import Misbehavior
 from app.standin.state import Options
 
@@ -69,8 +71,12 @@ class Front:
             started = started or message["type"] == "http.response.start"
             await send(message)
 
+        # With an `app` in the scope Starlette raises what it cannot route instead of wording it.
+        scope["app"] = self
         try:
             await self._inner(scope, counted, watched)
+        except HTTPException as refused:
+            await unrouted(refused.status_code)(scope, receive, send)
         except TooLarge:
             text = f"Maximum request body size {limit} exceeded."
             await PlainTextResponse(text, 413)(scope, receive, send)

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from app.standin.answers import Json
 from app.standin.state import Item, Queue
 
 STATUSES = ("pending", "in_progress", "completed", "failed", "cancelled")
@@ -58,7 +59,7 @@ class Jobs:
             "total": len(found),
             "has_more": limit is not None and offset + limit < len(found),
         }
-        return JSONResponse({"jobs": shown, "pagination": page})
+        return Json({"jobs": shown, "pagination": page})
 
     def _all(self) -> list[dict[str, Any]]:
         running = self._queue.running
@@ -71,25 +72,25 @@ class Jobs:
         job_id = request.path_params["job_id"]
         running = self._queue.running
         if running is not None and running.prompt_id == job_id:
-            return JSONResponse({**_waiting(running, "in_progress"), **_workflow(running.shown())})
+            return Json({**_waiting(running, "in_progress"), **_workflow(running.shown())})
         for item in self._queue.pending:
             if item.prompt_id == job_id:
-                return JSONResponse({**_waiting(item, "pending"), **_workflow(item.shown())})
+                return Json({**_waiting(item, "pending"), **_workflow(item.shown())})
         entry = self._queue.history.get(job_id)
         if entry is None:
-            return JSONResponse({"error": "Job not found"}, 404)
+            return Json({"error": "Job not found"}, 404)
         whole = {
             **_finished(entry),
             "outputs": entry["outputs"],
             "execution_status": entry["status"],
             **_workflow(entry["prompt"]),
         }
-        return JSONResponse(whole)
+        return Json(whole)
 
     async def _cancel(self, request: Request) -> Response:
         if not self._modern:
             return PlainTextResponse("405: Method Not Allowed", 405)
-        return JSONResponse({"cancelled": self._stop(request.path_params["job_id"])})
+        return Json({"cancelled": self._stop(request.path_params["job_id"])})
 
     async def _cancel_many(self, request: Request) -> Response:
         if not self._modern:
@@ -98,9 +99,9 @@ class Jobs:
         wrong = [job_id for job_id in ids if not _is_uuid(job_id)]
         if wrong:
             body = {"error": "job_ids contains invalid id(s)", "invalid_ids": wrong}
-            return JSONResponse(body, 400)
+            return Json(body, 400)
         stopped = [self._stop(job_id) for job_id in ids]
-        return JSONResponse({"cancelled": any(stopped)})
+        return Json({"cancelled": any(stopped)})
 
     def _stop(self, job_id: str) -> bool:
         running = self._queue.running
@@ -111,7 +112,7 @@ class Jobs:
 
 
 def _bad(text: str) -> Response:
-    return JSONResponse({"error": text}, 400)
+    return Json({"error": text}, 400)
 
 
 def _is_uuid(text: Any) -> bool:  # noqa: ANN401 - whatever was sent

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from app.graphcheck import Verdict, check_graph
+from app.standin.answers import Json
 from app.standin.front import hang_up
 from app.standin.misbehave import Misbehavior
 from app.standin.state import Item, Options, Queue, milliseconds
@@ -94,7 +95,7 @@ class Prompts:
         self._queue.put(Item(number, prompt_id, verdict.graph, extra, list(verdict.outputs)))
         if self._misbehavior.take("lose_answer"):
             hang_up(request.scope)
-        return JSONResponse({"prompt_id": prompt_id, "number": number, "node_errors": node_errors})
+        return Json({"prompt_id": prompt_id, "number": number, "node_errors": node_errors})
 
     def _check(self, graph: Any) -> Verdict:  # noqa: ANN401 - whatever was sent
         folder = self._options.directory / "input"
@@ -105,7 +106,7 @@ class Prompts:
             modern=self._options.modern,
         )
 
-    def _number(self, body: Mapping[str, Any]) -> float:
+    def _number(self, body: Mapping[str, Any]) -> int | float:
         if "number" in body:
             return float(body["number"])
         number = self._queue.number
@@ -113,11 +114,11 @@ class Prompts:
         return -number if body.get("front") else number
 
     async def _remaining(self, _request: Request) -> Response:
-        return JSONResponse({"exec_info": {"queue_remaining": self._queue.remaining()}})
+        return Json({"exec_info": {"queue_remaining": self._queue.remaining()}})
 
     async def _get_queue(self, _request: Request) -> Response:
         running = self._queue.running
-        return JSONResponse(
+        return Json(
             {
                 "queue_running": [] if running is None else [running.shown()],
                 "queue_pending": [item.shown() for item in self._queue.pending],
@@ -141,12 +142,12 @@ class Prompts:
             entries = entries[start : start + int(most)]
         elif offset >= 0:
             entries = entries[offset:]
-        return JSONResponse(dict(entries))
+        return Json(dict(entries))
 
     async def _get_one(self, request: Request) -> Response:
         prompt_id = request.path_params["prompt_id"]
         entry = self._queue.history.get(prompt_id)
-        return JSONResponse({} if entry is None else {prompt_id: entry})
+        return Json({} if entry is None else {prompt_id: entry})
 
     async def _post_history(self, request: Request) -> Response:
         body = await request.json()
@@ -175,7 +176,7 @@ class Prompts:
 
 
 def _refuse(error: Mapping[str, Any], node_errors: Mapping[str, Any] | None = None) -> Response:
-    return JSONResponse({"error": error, "node_errors": node_errors or {}}, 400)
+    return Json({"error": error, "node_errors": node_errors or {}}, 400)
 
 
 def _canonical(prompt_id: Any) -> bool:  # noqa: ANN401 - whatever was sent

@@ -9,8 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from importlib import resources
 from typing import Any
 
-from starlette.applications import Starlette
-from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.routing import BaseRoute, Route, Router, WebSocketRoute
 
 from app.standin import files, jobs, prompts, server_info
 from app.standin.control import Control
@@ -137,12 +136,11 @@ class Standin:
             if not route.path.startswith("/api")
         ]
         routes += [WebSocketRoute(path, endpoint.serve) for path in ("/ws", "/api/ws")]
-        inner = Starlette(routes=routes, lifespan=self._lifespan)
-        inner.router.redirect_slashes = False
+        inner = Router(routes=routes, lifespan=self._lifespan, redirect_slashes=False)
         self.app = Front(inner, options=options, misbehavior=self.misbehavior)
 
     @contextlib.asynccontextmanager
-    async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
+    async def _lifespan(self, _app: object) -> AsyncIterator[None]:
         tasks = [
             asyncio.create_task(self._sockets.publish()),
             asyncio.create_task(self._worker.work()),

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
+from app.standin.answers import Json
 from app.standin.memory import Memory
 from app.standin.sockets import features
 from app.standin.state import Options
@@ -99,26 +100,26 @@ class ServerInfo:
         }
         if self._options.modern:
             system |= {"comfy_package_versions": [], "deploy_environment": "stand-in"}
-        return JSONResponse({"system": system, "devices": [self._memory.device(total, free)]})
+        return Json({"system": system, "devices": [self._memory.device(total, free)]})
 
     async def _features(self, _request: Request) -> Response:
-        return JSONResponse(features(self._options))
+        return Json(features(self._options))
 
     async def _object_info(self, _request: Request) -> Response:
-        return JSONResponse(self._info)
+        return Json(self._info)
 
     async def _one_kind(self, request: Request) -> Response:
         kind = request.path_params["kind"]
-        return JSONResponse({kind: self._info[kind]} if kind in self._info else {})
+        return Json({kind: self._info[kind]} if kind in self._info else {})
 
     async def _models(self, _request: Request) -> Response:
         more = NEW_EMPTY_FOLDERS if self._options.modern else []
-        return JSONResponse([*FOLDERS, *EMPTY_FOLDERS, *more])
+        return Json([*FOLDERS, *EMPTY_FOLDERS, *more])
 
     async def _folder(self, request: Request) -> Response:
         folder = request.path_params["folder"]
         if folder in {*EMPTY_FOLDERS, *NEW_EMPTY_FOLDERS}:
-            return JSONResponse([])
+            return Json([])
         if folder not in FOLDERS:
             return Response(status_code=404)
         names: dict[str, None] = {}
@@ -130,7 +131,7 @@ class ServerInfo:
             )
         if folder in {"unet_gguf", "diffusion_models"}:
             names = {n: None for n in names if n.endswith(".gguf") == (folder == "unet_gguf")}
-        return JSONResponse(sorted(names))
+        return Json(sorted(names))
 
     async def _none(self, _request: Request) -> Response:
-        return JSONResponse([])
+        return Json([])

@@ -56,7 +56,7 @@ class Options:
 class Item:
     """One prompt in the queue, in the order ComfyUI runs them."""
 
-    number: float
+    number: int | float
     prompt_id: str
     graph: dict[str, Any] = field(compare=False)
     extra: dict[str, Any] = field(compare=False)
@@ -74,7 +74,7 @@ class Queue:
         self.pending: list[Item] = []
         self.running: Item | None = None
         self.history: dict[str, dict[str, Any]] = {}
-        self.number = 0.0
+        self.number: float = 0
         self.arrived = asyncio.Event()
         self.interrupted = False
         self.free: dict[str, bool] = {}
