@@ -133,7 +133,7 @@ def download(
     Exit code 0: everything is there; 1: something is missing; 130: broken off.
     """
     # The Hub's library takes half a second to import: no other command waits for it.
-    from app.cli import fetching  # noqa: PLC0415
+    from app.cli import fetching
 
     settings, files = _needed(workflow, variant)
     folder = _folder(models_dir, settings)
@@ -192,7 +192,7 @@ def _folder(given: Path | None, settings: Settings) -> Path:
 
 
 def _hub() -> Hub:
-    from app.cli.download import Hub  # noqa: PLC0415 - as in `download`
+    from app.cli.download import Hub
 
     return Hub(stop=threading.Event())
 
@@ -207,7 +207,7 @@ def _check(
         return f"It has {found.size_bytes:,} bytes, not {size_of(model)}: {found.path}.", "size"
     wanted = model.sha256
     if hub is not None and (wanted is None or not model.verified.size):
-        from app.cli.download import DownloadFailed  # noqa: PLC0415 - as in `download`
+        from app.cli.download import DownloadFailed
 
         try:
             remote = hub.find(model)

@@ -1,0 +1,76 @@
+"""`serve` and `openapi`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.cli.output import Stop, say_json
+
+if TYPE_CHECKING:
+    from app.settings import Settings
+
+app = typer.Typer()
+
+
+@app.command()
+def serve(
+    *,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on; default GATEWAY_HOST, or 127.0.0.1.")
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Port; default GATEWAY_PORT, or 8000. 0 takes one."),
+    ] = None,
+    announce: Annotated[
+        bool, typer.Option("--announce", help="Print a line of JSON when it answers.")
+    ] = False,
+) -> None:
+    """Run the gateway in front of ComfyUI.
+
+    Everything else is set by GATEWAY_* variables; see docs/configuration.md.
+
+    Examples:
+        steadydancer serve
+
+        GATEWAY_COMFYUI_URLS=http://127.0.0.1:8188 steadydancer serve --port 8080
+    """
+    given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    settings = read_settings(**given)
+    from app.cli.server import serve as run
+
+    raise typer.Exit(run(settings, announce=announce))
+
+
+@app.command()
+def openapi() -> None:
+    """Print the API's OpenAPI document. Starts nothing and needs no GPU."""
+    from app.main import create_app
+
+    say_json(create_app(read_settings(admission="off")).openapi())
+
+
+def read_settings(**given: Any) -> Settings:  # noqa: ANN401 - as the settings say
+    """The settings: what is given here, then the environment.
+
+    Raises:
+        Stop: A setting has a wrong value; in words that name the variable.
+    """
+    from pydantic import ValidationError
+    from pydantic_settings import SettingsError
+
+    from app.settings import Settings
+
+    try:
+        return Settings(**given)
+    except SettingsError as error:
+        raise Stop(f"{error}.") from error
+    except ValidationError as error:
+        faults = [
+            f"  GATEWAY_{'_'.join(str(part) for part in fault['loc']).upper()}: {fault['msg']} "
+            f"(it is {fault['input']!r})"
+            for fault in error.errors(include_url=False)
+        ]
+        raise Stop("\n".join(["A setting has a wrong value.", *faults])) from error
