@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import shutil
 import socket
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +18,7 @@ from uuid import uuid4
 import httpx
 import pytest
 import pytest_asyncio
+import sqlalchemy as sa
 import uvicorn
 from fastapi import FastAPI
 from sqlmodel import Session
@@ -125,8 +128,6 @@ class World:
         await until(lambda: bool(self.gateway.feed._watchers))
 
     async def count(self, table: str) -> int:
-        import sqlalchemy as sa
-
         query = sa.text(f"SELECT count(*) FROM {table}")  # noqa: S608 - names of our own tables
         return int(await self.gateway.db.read(lambda session: session.execute(query).scalar_one()))
 
@@ -142,15 +143,42 @@ def dance(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return make_video(path, frames=48, fps=24, audio=True).read_bytes()
 
 
+@pytest.fixture(scope="session")
+def stocked(
+    tmp_path_factory: pytest.TempPathFactory, migrated: Path, photo: bytes, dance: bytes
+) -> Path:
+    """A store in which somebody has uploaded both files: nobody's upload is probed again."""
+    settings = settings_in(tmp_path_factory.mktemp("stocked") / "data", migrated)
+
+    async def stock() -> None:
+        async with opened(settings, photo, dance) as world:
+            await world.media(**await world.key("submit"))
+            await world.gateway.db.write(
+                lambda session: session.execute(sa.text("DELETE FROM api_key"))
+            )
+
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, stock()).result()
+    with closing(sqlite3.connect(settings.data_dir / "gateway.db")) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return settings.data_dir / "gateway.db"
+
+
 @pytest.fixture
-def settings(tmp_path: Path, migrated: Path) -> Settings:
-    return settings_in(tmp_path / "data", migrated)
+def template(stocked: Path) -> Path:
+    """The store that a test begins with; a module may want another."""
+    return stocked
 
 
-def settings_in(data: Path, migrated: Path) -> Settings:
-    """A data directory with an empty store, and no engine."""
+@pytest.fixture
+def settings(tmp_path: Path, template: Path) -> Settings:
+    return settings_in(tmp_path / "data", template)
+
+
+def settings_in(data: Path, template: Path) -> Settings:
+    """A data directory with a store like the template, and no engine."""
     data.mkdir()
-    shutil.copy(migrated, data / "gateway.db")
+    shutil.copy(template, data / "gateway.db")
     return Settings(data_dir=data, admission="off", comfyui_urls=(NOBODY,))
 
 
@@ -177,10 +205,10 @@ async def world(settings: Settings, photo: bytes, dance: bytes) -> AsyncIterator
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def shared(
-    tmp_path_factory: pytest.TempPathFactory, migrated: Path, photo: bytes, dance: bytes
+    tmp_path_factory: pytest.TempPathFactory, stocked: Path, photo: bytes, dance: bytes
 ) -> AsyncIterator[World]:
     """One gateway for a module whose tests leave no trace; they run in the module's loop."""
-    settings = settings_in(tmp_path_factory.mktemp("shared") / "data", migrated)
+    settings = settings_in(tmp_path_factory.mktemp("shared") / "data", stocked)
     async with opened(settings, photo, dance) as made:
         yield made
 
@@ -213,8 +241,12 @@ async def serving(
     await task
 
 
-@pytest.fixture
-async def live(settings: Settings, photo: bytes, dance: bytes) -> AsyncIterator[World]:
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def live(
+    tmp_path_factory: pytest.TempPathFactory, stocked: Path, photo: bytes, dance: bytes
+) -> AsyncIterator[World]:
+    """One served gateway for a module, whose tests run in the module's loop."""
+    settings = settings_in(tmp_path_factory.mktemp("live") / "data", stocked)
     async with serving(settings, photo, dance) as made:
         yield made
 

@@ -9,8 +9,18 @@ from typing import Any
 
 import anyio
 import av
+import pytest
+import pytest_asyncio
 
 from tests.api.conftest import World
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def world(shared: World) -> World:
+    """One gateway for the module: its tests look only at jobs of their own."""
+    return shared
 
 
 async def finished(world: World, video: bytes | None = None, **more: Any) -> str:

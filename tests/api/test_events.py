@@ -12,11 +12,21 @@ from functools import partial
 from typing import Any
 
 import httpx
+import pytest
+import pytest_asyncio
 
 from app.jobs import queue
 from app.jobs.queue import Report
 from app.settings import Settings
 from tests.api.conftest import World, opened
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def world(shared: World) -> World:
+    """One gateway for the module: its tests look only at jobs of their own."""
+    return shared
 
 
 @dataclass
@@ -152,6 +162,7 @@ async def test_streams_end_when_the_gateway_stops(world: World) -> None:
     world.gateway.feed.publish_all()
     async with asyncio.timeout(5):
         assert (await call).status_code == 200
+    world.gateway.stopping.clear()
 
 
 async def test_a_stream_of_a_deleted_job_ends(world: World) -> None:
