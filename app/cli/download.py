@@ -40,7 +40,6 @@ Phase = Literal["downloading", "checking", "done"]
 Meter = Callable[[int, Phase], None]
 """Told how many bytes are there, and what is being done with them."""
 
-_PIECE_BYTES = 1024 * 1024
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 
@@ -133,12 +132,12 @@ class Hub:
             DownloadFailed: It did not arrive, or what arrived is wrong.
             Stopped: `stop` was set.
         """
-        target.parent.mkdir(parents=True, exist_ok=True)
         partial = partial_path(target, remote)
-        for other in target.parent.glob(f".{_escaped(target.name)}.*.partial"):
-            if other != partial:
-                other.unlink()
         try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            for other in target.parent.glob(f".{_escaped(target.name)}.*.partial"):
+                if other != partial:
+                    other.unlink()
             with partial.open("ab") as file, _sole(file, partial):
                 self._transfer(model, remote, file, meter)
                 file.flush()
@@ -218,13 +217,15 @@ class Hub:
         ) as answer:
             hf_raise_for_status(answer)
             if answer.status_code == httpx2.codes.PARTIAL_CONTENT:
-                told = _RANGE.match(answer.headers.get("Content-Range", ""))
+                header = answer.headers.get("Content-Range", "")
+                told = _RANGE.match(header)
                 if told is None or (int(told[1]), int(told[2])) != (have, remote.size_bytes):
-                    raise httpx2.RemoteProtocolError("the server sent another range than asked")
+                    asked = f"bytes {have}- of {remote.size_bytes}"
+                    raise httpx2.RemoteProtocolError(f'the server sent "{header}" for {asked}')
             elif have:
                 _empty(file)
                 have = 0
-            for piece in answer.iter_raw(_PIECE_BYTES):
+            for piece in answer.iter_raw():
                 if self.stop.is_set():
                     raise Stopped
                 have += len(piece)
