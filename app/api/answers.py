@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from fastapi import Response
+from fastapi import Request, Response
 from pydantic import BaseModel
 
 from app import errors, wire
+from app.api.conditional import matches
 from app.api.problems import HTTP_PROBLEMS, MEDIA_TYPE, STATUS
 from app.errors import GatewayError
 
@@ -50,6 +52,24 @@ BODY: tuple[Kind, ...] = (
 """What a call with a JSON body can be refused with."""
 
 
+BINARY: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The whole file.",
+        "content": {"video/mp4": {"schema": {"type": "string", "format": "binary"}}},
+        "headers": {
+            "ETag": {"schema": {"type": "string"}, "description": "Strong: the SHA-256."},
+            "Accept-Ranges": {"schema": {"type": "string"}},
+        },
+    },
+    206: {
+        "description": "The asked range. Several ranges in one call are answered with the whole.",
+        "content": {"video/mp4": {"schema": {"type": "string", "format": "binary"}}},
+    },
+    304: {"description": "The caller has it already, as its If-None-Match says."},
+}
+"""What a call that gives a stored file answers with."""
+
+
 def refusals(*kinds: Kind) -> dict[int | str, dict[str, Any]]:
     """The error answers of an operation, with an example of each code."""
     found: dict[int | str, dict[str, Any]] = {}
@@ -89,6 +109,16 @@ def json_answer(
         {"Cache-Control": "no-store", **(headers or {})},
         "application/json",
     )
+
+
+def tagged_answer(request: Request, model: BaseModel) -> Response:
+    """Answer with a wire model and a weak ETag of its text; with 304 where the caller has it."""
+    text = model.model_dump_json()
+    tag = f'W/"{hashlib.sha256(text.encode()).hexdigest()[:24]}"'
+    headers = {"Cache-Control": "private, no-cache", "ETag": tag}
+    if matches(request.headers.get("if-none-match"), tag):
+        return Response(status_code=304, headers=headers)
+    return Response(text, 200, headers, "application/json")
 
 
 def json_body(schema: str, **examples: Mapping[str, Any]) -> dict[str, Any]:

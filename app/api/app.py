@@ -15,6 +15,7 @@ from fastapi.responses import FileResponse
 from app.api import (
     access,
     artifacts,
+    attempts,
     events,
     health,
     jobs,
@@ -65,6 +66,7 @@ def make_api(services: Services, *, lifespan: Lifespan | None = None) -> FastAPI
     for room in (
         jobs,
         artifacts,
+        attempts,
         events,
         uploads,
         workflows,

@@ -3,52 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
-from fastapi.responses import StreamingResponse
 from sqlmodel import Session
 
 from app import errors
 from app.access.scopes import seen_owner
-from app.api.answers import CALLER, refusals
-from app.api.conditional import matches, span_of
+from app.api.answers import BINARY, CALLER, refusals
 from app.api.deps import JobId, Reader, TheServices
-from app.api.problems import of_error
 from app.api.services import Services
-from app.errors import NotFound, RangeNotSatisfiable
+from app.api.streaming import stored_answer
+from app.errors import NotFound
 from app.jobs import views
-from app.media.store import BlobStore
 from app.media.tables import Artifact, Blob
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["artifacts"])
-
-_FOREVER = "private, max-age=86400, immutable"
-"""What a job made never changes; its path ends with it."""
 
 _SUFFIX = {"video/mp4": ".mp4", "image/jpeg": ".jpg", "image/webp": ".webp", "image/png": ".png"}
 _NAME_CHARACTERS = 80
 
 Download = Annotated[bool, Query(description="Offer the file for saving instead of showing it.")]
 _REFUSED = (errors.NotFound, errors.RangeNotSatisfiable, errors.InvalidRequest)
-_BINARY: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The whole file.",
-        "content": {"video/mp4": {"schema": {"type": "string", "format": "binary"}}},
-        "headers": {
-            "ETag": {"schema": {"type": "string"}, "description": "Strong: the SHA-256."},
-            "Accept-Ranges": {"schema": {"type": "string"}},
-        },
-    },
-    206: {
-        "description": "The asked range. Several ranges in one call are answered with the whole.",
-        "content": {"video/mp4": {"schema": {"type": "string", "format": "binary"}}},
-    },
-    304: {"description": "The caller has it already, as its If-None-Match says."},
-}
 
 
 @router.get(
@@ -56,7 +33,7 @@ _BINARY: dict[int | str, dict[str, Any]] = {
     operation_id="get_video",
     summary="Download the video",
     response_class=Response,
-    responses={**_BINARY, **refusals(*CALLER, *_REFUSED)},
+    responses={**BINARY, **refusals(*CALLER, *_REFUSED)},
 )
 @router.head("/video", include_in_schema=False)
 async def get_video(
@@ -66,10 +43,10 @@ async def get_video(
     job_id: JobId,
     services: TheServices,
     download: Download = False,
-    range_: Annotated[str | None, Header(alias="Range", examples=["bytes=0-1023"])] = None,
+    _range: Annotated[str | None, Header(alias="Range", examples=["bytes=0-1023"])] = None,
 ) -> Response:
     """Give the mp4, or one range of it. The index comes first, so that it plays while it loads."""
-    return await _stored(request, services, job_id, "video", seen_owner(caller), download, range_)
+    return await _stored(request, services, job_id, "video", seen_owner(caller), download=download)
 
 
 @router.get(
@@ -78,9 +55,9 @@ async def get_video(
     summary="Download an artifact",
     response_class=Response,
     responses={
-        **_BINARY,
+        **BINARY,
         200: {
-            **_BINARY[200],
+            **BINARY[200],
             "content": {
                 "application/json": {"schema": {"type": "object"}},
                 "image/jpeg": {"schema": {"type": "string", "format": "binary"}},
@@ -106,7 +83,7 @@ async def get_artifact(
         ),
     ],
     download: Download = False,
-    range_: Annotated[str | None, Header(alias="Range", examples=["bytes=0-1023"])] = None,
+    _range: Annotated[str | None, Header(alias="Range", examples=["bytes=0-1023"])] = None,
 ) -> Response:
     """Give any artifact of a job."""
     owner = seen_owner(caller)
@@ -114,7 +91,7 @@ async def get_artifact(
         document = await services.db.read(lambda session: _document(session, job_id, name, owner))
         headers = {"Content-Disposition": _disposition(f"{job_id}-{name}.json", download=download)}
         return Response(json.dumps(document), 200, headers, "application/json")
-    return await _stored(request, services, job_id, name, owner, download, range_)
+    return await _stored(request, services, job_id, name, owner, download=download)
 
 
 def _document(session: Session, job_id: str, name: str, owner: str | None) -> dict[str, Any]:
@@ -135,54 +112,30 @@ def _find(
     return artifact, blob, str(title)
 
 
-async def _stored(  # noqa: PLR0917 - the endpoints above hand everything on
+async def _stored(
     request: Request,
     services: Services,
     job_id: str,
     name: str,
     owner: str | None,
-    download: bool,  # noqa: FBT001
-    range_: str | None,
+    *,
+    download: bool,
 ) -> Response:
     artifact, blob, title = await services.db.read(
         lambda session: _find(session, job_id, name, owner)
     )
-    tag = f'"{blob.sha256}"'
     suffix = _SUFFIX.get(artifact.media_type, "")
     stem = title or job_id
-    headers = {
-        "ETag": tag,
-        "Accept-Ranges": "bytes",
-        "Cache-Control": _FOREVER,
-        "Content-Disposition": _disposition(
-            f"{stem}{suffix}" if name == "video" else f"{stem}-{name}{suffix}", download=download
-        ),
-    }
-    if matches(request.headers.get("if-none-match"), tag):
-        return Response(status_code=304, headers=headers)
-    try:
-        span = span_of(range_, blob.bytes, if_range=request.headers.get("if-range"), tag=tag)
-    except RangeNotSatisfiable as error:
-        return of_error(error, headers={"Content-Range": f"bytes */{blob.bytes}"})
-    start, stop, status = 0, blob.bytes, 200
-    if span is not None:
-        start, stop, status = span.start, span.stop, 206
-        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{blob.bytes}"
-    headers["Content-Length"] = str(stop - start)
-    if request.method == "HEAD" or blob.id is None:
-        return Response(status_code=status, headers=headers, media_type=artifact.media_type)
-    return StreamingResponse(
-        _pieces(services.store, blob.id, start, stop),
-        status,
-        headers,
-        artifact.media_type,
+    filename = f"{stem}{suffix}" if name == "video" else f"{stem}-{name}{suffix}"
+    return stored_answer(
+        request,
+        services.store,
+        blob_id=artifact.blob_id,
+        size=blob.bytes,
+        sha256=blob.sha256,
+        media_type=artifact.media_type,
+        disposition=_disposition(filename, download=download),
     )
-
-
-async def _pieces(store: BlobStore, blob_id: int, start: int, stop: int) -> AsyncGenerator[bytes]:
-    async with aclosing(store.read(blob_id, start, stop)) as pieces:
-        async for piece in pieces:
-            yield piece
 
 
 def _disposition(filename: str, *, download: bool) -> str:

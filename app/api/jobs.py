@@ -12,7 +12,7 @@ from sqlmodel import Session
 
 from app import errors, wire
 from app.access.scopes import Caller, seen_owner
-from app.api.answers import CALLER, SUBMIT, json_answer, json_body, refusals
+from app.api.answers import CALLER, SUBMIT, json_answer, json_body, refusals, tagged_answer
 from app.api.body import read_model
 from app.api.conditional import matches
 from app.api.deps import IdempotencyKey, JobId, Reader, Submitter, TheServices
@@ -126,7 +126,7 @@ async def list_jobs(
     jobs, next_cursor = await services.db.read(
         lambda session: views.page(session, which, limit=limit, cursor=cursor)
     )
-    return json_answer(wire.JobPage(jobs=tuple(jobs), next_cursor=next_cursor))
+    return tagged_answer(request, wire.JobPage(jobs=tuple(jobs), next_cursor=next_cursor))
 
 
 @router.get(

@@ -90,6 +90,61 @@ class DeliveryPage(Frozen):
     next_cursor: str | None = None
 
 
+class Attempt(Frozen):
+    """One try at a job.
+
+    Attributes:
+        outcome: How it ended; None while it goes on.
+        vram_timeline: `[seconds since its start, MiB]` of ComfyUI's process, at most 600 points;
+            None where no card was read.
+    """
+
+    number: int
+    engine: str
+    low_memory: bool
+    claimed_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    outcome: str | None
+    detail: str | None
+    peak_vram_mib: int | None
+    vram_timeline: tuple[tuple[float, int], ...] | None
+
+
+class AttemptList(Frozen):
+    """Every attempt at a job, the first one first."""
+
+    attempts: tuple[Attempt, ...]
+
+
+class LearnedShape(Frozen):
+    """What runs of one shape took on one kind of card.
+
+    Attributes:
+        need_mib: What admission uses for the next one: the peak and a margin.
+        samples: How many runs that comes from.
+        ooms: How many of them ran out of memory.
+    """
+
+    workflow: str
+    variant: str
+    width: int
+    height: int
+    frames: int
+    card: str
+    samples: int
+    ooms: int
+    peak_mib: int
+    need_mib: int
+    last_at: datetime
+
+
+class LearnedMemory(Frozen):
+    """Every shape that was measured."""
+
+    shapes: tuple[LearnedShape, ...]
+
+
 class Alive(Frozen):
     """`GET /healthz`."""
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import JsonValue
 from sqlmodel import Session, col
 
 from app import wire
 from app.access.scopes import Caller, seen_owner
-from app.api.answers import CALLER, json_answer, refusals
+from app.api.answers import CALLER, json_answer, refusals, tagged_answer
 from app.api.deps import Admin, Reader, TheServices
+from app.api.models import LearnedMemory, LearnedShape
 from app.api.services import Services
+from app.gpu import estimate
 from app.gpu.monitor import GpuMonitor
 from app.jobs import views
 from app.jobs.janitor import Retention, kept_bytes
@@ -30,9 +34,29 @@ router = APIRouter(prefix="/v1/system", tags=["system"])
     response_model=wire.System,
     responses=refusals(*CALLER),
 )
-async def get_system(services: TheServices, caller: Reader) -> Response:
+async def get_system(request: Request, services: TheServices, caller: Reader) -> Response:
     """Give the card, admission's verdict, the queue, the engines, the store and its retention."""
-    return json_answer(await system(services, caller))
+    return tagged_answer(request, await system(services, caller))
+
+
+@router.get(
+    "/memory",
+    operation_id="get_learned_memory",
+    summary="Say what runs took",
+    response_model=LearnedMemory,
+    responses=refusals(*CALLER),
+)
+async def get_learned_memory(request: Request, services: TheServices, _caller: Reader) -> Response:
+    """Give the GPU memory that was measured for each shape, which admission goes by."""
+    found = await services.db.read(estimate.summary)
+    shapes = tuple(
+        LearnedShape.model_validate({**asdict(one.key), **_figures(one)}) for one in found
+    )
+    return tagged_answer(request, LearnedMemory(shapes=shapes))
+
+
+def _figures(one: estimate.Learned) -> dict[str, Any]:
+    return {name: value for name, value in asdict(one).items() if name != "key"}
 
 
 @router.post(

@@ -9,12 +9,13 @@ from fastapi import APIRouter, Header, Request, Response
 
 from app import errors, wire
 from app.access.scopes import Caller, Scope
-from app.api.answers import CALLER, json_answer, refusals
+from app.api.answers import BINARY, CALLER, json_answer, refusals
 from app.api.body import media_type
 from app.api.deps import Reader, Submitter, TheServices, UploadId
 from app.api.meter import UploadMeter
 from app.api.multipart import parts_of
 from app.api.services import Services
+from app.api.streaming import stored_answer
 from app.errors import FieldError, InvalidRequest, MalformedBody
 
 router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
@@ -119,3 +120,33 @@ async def get_upload(caller: Reader, upload_id: UploadId, services: TheServices)
         upload_id, owner=caller.id, any_owner=caller.has(Scope.ADMIN)
     )
     return json_answer(accepted.view)
+
+
+@router.get(
+    "/{upload_id}/content",
+    operation_id="get_upload_content",
+    summary="Download an upload",
+    response_class=Response,
+    responses={**BINARY, **refusals(*CALLER, errors.NotFound, errors.RangeNotSatisfiable)},
+)
+@router.head("/{upload_id}/content", include_in_schema=False)
+async def get_upload_content(
+    request: Request,
+    caller: Reader,
+    upload_id: UploadId,
+    services: TheServices,
+    _range: Annotated[str | None, Header(alias="Range", examples=["bytes=0-1023"])] = None,
+) -> Response:
+    """Give the file as it was sent, or one range of it."""
+    accepted = await services.intake.get(
+        upload_id, owner=caller.id, any_owner=caller.has(Scope.ADMIN)
+    )
+    return stored_answer(
+        request,
+        services.store,
+        blob_id=accepted.blob_id,
+        size=accepted.view.bytes,
+        sha256=accepted.view.sha256,
+        media_type=accepted.view.media_type,
+        disposition="inline",
+    )

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Request, Response
 
 from app import errors, wire
-from app.api.answers import BODY, CALLER, json_answer, json_body, refusals
+from app.api.answers import BODY, CALLER, json_answer, json_body, refusals, tagged_answer
 from app.api.body import read_model
 from app.api.deps import Reader, TheServices
 from app.api.examples import ESTIMATE
@@ -28,10 +28,10 @@ Name = Annotated[str, Path(examples=["steadydancer"])]
     response_model=wire.WorkflowList,
     responses=refusals(*CALLER),
 )
-async def list_workflows(services: TheServices, _caller: Reader) -> Response:
+async def list_workflows(request: Request, services: TheServices, _caller: Reader) -> Response:
     """Give every installed workflow with its request's JSON Schema and its defaults."""
     views = tuple(_view(services, workflow) for workflow in services.workflows)
-    return json_answer(wire.WorkflowList(workflows=views))
+    return tagged_answer(request, wire.WorkflowList(workflows=views))
 
 
 @router.get(

@@ -104,7 +104,7 @@ function Learned() {
             <tbody>${data.shapes.map(
               (one) => html`<tr key=${`${one.workflow}/${one.variant}/${one.width}x${one.height}x${one.frames}/${one.card}`}>
                 <td>${one.workflow}</td><td>${one.variant}</td><td class="numeric">${one.width} × ${one.height}</td><td class="numeric">${one.frames}</td>
-                <td class="numeric" title=${`${count(one.peak_mib)} MiB`}>${gib(one.peak_mib)}${one.oom ? " (ran out)" : ""}</td><td class="numeric">${one.runs}</td><td>${one.card}</td>
+                <td class="numeric" title=${`${count(one.peak_mib)} MiB`}>${gib(one.peak_mib)}${one.ooms ? " (ran out)" : ""}</td><td class="numeric">${one.samples}</td><td>${one.card}</td>
               </tr>`,
             )}</tbody>
           </table></div>`
