@@ -167,12 +167,17 @@ class _Cdn(_Handler):
                 self.fake.sent_bytes += len(piece)
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that was killed is no news here."""
+
+
 @contextmanager
 def serving() -> Iterator[FakeHub]:
     """Run both servers."""
     fake = FakeHub()
     servers = [
-        ThreadingHTTPServer(("127.0.0.1", 0), type(base.__name__, (base,), {"fake": fake}))
+        _Server(("127.0.0.1", 0), type(base.__name__, (base,), {"fake": fake}))
         for base in (_Hub, _Cdn)
     ]
     fake.hub_port, fake.cdn_port = (server.server_address[1] for server in servers)
