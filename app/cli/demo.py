@@ -40,9 +40,9 @@ def demo(
     progress, writes the mp4 and checks it. On a terminal the servers then stay up until Ctrl-C.
     The video shows the stand-in's picture, not the model's.
 
-    Examples:
-        steadydancer demo
+    Try:
 
+        steadydancer demo
         steadydancer demo --image me.jpg --video dance.mp4
     """
     photo, dance = image or SAMPLES / "photo.jpg", video or SAMPLES / "dance.mp4"

@@ -33,7 +33,7 @@ def phase_of(job: wire.Job) -> str:
 def step_of(job: wire.Job) -> str:
     """Which step of how many, where that is known."""
     progress = job.progress
-    if progress.step is None or progress.steps is None or job.status != "running":
+    if progress.step is None or progress.steps is None or job.phase != "sampling":
         return ""
     return f"step {progress.step} of {progress.steps}"
 

@@ -6,19 +6,36 @@ import sys
 
 import typer
 
-from app.cli import demo, serving
-from app.cli.output import EXIT_CODES, ExitCode, Stop, note, note_problem
+from app.cli import catalog, demo, jobs, keys, serving, submitting
+from app.cli.lazy import RootGroup
+from app.cli.options import Json
+from app.cli.output import EXIT_CODES, ExitCode, Stop, note, note_problem, say, say_json
 
 app = typer.Typer(
     name="steadydancer",
+    cls=RootGroup,
     help="Dance videos from a photo, as a service in front of ComfyUI.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for room in (demo, serving):
+for room in (demo, serving, submitting, jobs):
     app.add_typer(room.app)
+for group in (catalog, keys):
+    app.add_typer(group.app)
+
+
+@app.command()
+def version(*, as_json: Json = False) -> None:
+    """Print the version."""
+    from importlib.metadata import version as installed
+
+    found = installed("steadydancer-gateway")
+    if as_json:
+        say_json({"version": found})
+    else:
+        say(found)
 
 
 def main() -> None:

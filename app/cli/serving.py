@@ -32,9 +32,9 @@ def serve(
 
     Everything else is set by GATEWAY_* variables; see docs/configuration.md.
 
-    Examples:
-        steadydancer serve
+    Try:
 
+        steadydancer serve
         GATEWAY_COMFYUI_URLS=http://127.0.0.1:8188 steadydancer serve --port 8080
     """
     given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}

@@ -38,7 +38,7 @@ def download(
             f"The job {job_id} is {job.status} and has no artifact {artifact!r}; there are {names}."
         )
     path = Path(target)
-    if _is_there(path, wanted):
+    if is_there(path, wanted):
         if on_bytes is not None:
             on_bytes(wanted.bytes, wanted.bytes)
         return wanted
@@ -138,7 +138,8 @@ class _Partial:
         self.size = 0
 
 
-def _is_there(path: Path, wanted: wire.Artifact) -> bool:
+def is_there(path: Path, wanted: wire.Artifact) -> bool:
+    """Whether a file holds exactly this artifact."""
     if not path.is_file() or path.stat().st_size != wanted.bytes:
         return False
     with path.open("rb") as file:

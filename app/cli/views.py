@@ -1,0 +1,225 @@
+"""Tables and the view of the whole, for terminals and for pipes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from itertools import islice
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from app import wire
+from app.cli.live import phase_of, step_of
+from app.cli.output import duration, note_failure, size
+from app.client import GatewayClient, GatewayUnreachable
+
+_EVERY_SECONDS = 1.0
+_ROWS = 20
+_BAR = 16
+_COLORS = {"succeeded": "green", "failed": "red", "canceled": "yellow", "running": "cyan"}
+
+
+def _console() -> Console:
+    return Console(highlight=False)
+
+
+# --- one job -------------------------------------------------------------------------------------
+
+
+def show_job(job: wire.Job) -> None:
+    """Print a job for people."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    rows: list[tuple[str, str | None]] = [
+        ("job", job.id),
+        ("status", _state(job)),
+        ("workflow", job.workflow),
+        ("progress", f"{job.progress.fraction:.0%}" if job.status == "running" else None),
+        ("ETA", _eta(job)),
+        ("ahead", str(job.queue_position) if job.queue_position is not None else None),
+        ("reason", job.reason),
+        ("waiting", job.waiting.detail if job.waiting else None),
+        ("attempt", str(job.attempt) if job.attempt > 1 else None),
+        ("created", _when(job.created_at)),
+        ("started", _when(job.started_at)),
+        ("ended", _when(job.finished_at)),
+        ("GPU time", duration(job.usage.gpu_seconds) if job.usage.gpu_seconds else None),
+        ("peak VRAM", f"{job.usage.peak_vram_mib:,} MiB" if job.usage.peak_vram_mib else None),
+        *((f"label {name}", value) for name, value in job.metadata.items()),
+        *((f"  {name}", str(value)) for name, value in job.request.items()),
+        *((f"made {one.name}", _artifact(one)) for one in job.artifacts),
+        *(("warning", text) for text in job.warnings),
+    ]
+    for name, text in rows:
+        if text is not None:
+            table.add_row(name, Text(text))
+    _console().print(table)
+    note_failure(job)
+
+
+def _artifact(made: wire.Artifact) -> str:
+    facts = [size(made.bytes), made.media_type]
+    if made.width is not None:
+        facts.append(f"{made.width} x {made.height}")
+    if made.frames is not None and made.fps is not None:
+        facts.append(f"{made.frames} frames at {made.fps:g} per second")
+    return ", ".join(facts)
+
+
+def _state(job: wire.Job) -> str:
+    return job.status if phase_of(job) == job.status else f"{job.status}, {phase_of(job)}"
+
+
+def _eta(job: wire.Job) -> str | None:
+    seconds = job.progress.eta_seconds
+    return duration(seconds) if seconds is not None and job.status == "running" else None
+
+
+def _when(at: datetime | None) -> str | None:
+    return at.astimezone().strftime("%Y-%m-%d %H:%M:%S %Z") if at is not None else None
+
+
+# --- several jobs --------------------------------------------------------------------------------
+
+
+def show_jobs(jobs: Sequence[wire.Job]) -> None:
+    """Print a table of jobs."""
+    console = _console()
+    if not jobs:
+        console.print("No jobs.")
+        return
+    console.print(_table(jobs))
+
+
+def _table(jobs: Iterable[wire.Job]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("job", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    table.add_column("progress", min_width=_BAR)
+    table.add_column("ETA", justify="right", no_wrap=True)
+    table.add_column("age", justify="right", no_wrap=True)
+    table.add_column("prompt", overflow="ellipsis", no_wrap=True, ratio=1)
+    now = datetime.now(UTC)
+    for job in jobs:
+        table.add_row(
+            job.id,
+            Text(phase_of(job), style=_COLORS.get(job.status, "")),
+            _bar(job),
+            _eta(job) or "",
+            duration((now - job.created_at).total_seconds()),
+            Text(str(job.request.get("prompt", job.workflow))),
+        )
+    return table
+
+
+def _bar(job: wire.Job) -> RenderableType:
+    if job.status == "failed" and job.error is not None:
+        return Text(job.error.type, style="red")
+    if job.status != "running":
+        return Text(job.reason or "", overflow="ellipsis", no_wrap=True)
+    step = step_of(job)
+    return Text(step) if step else ProgressBar(1.0, job.progress.fraction, width=_BAR)
+
+
+def watch_jobs(client: GatewayClient, job_ids: Sequence[str]) -> list[wire.Job]:
+    """Show jobs until all have ended, and give them. Without ids, all that have not ended yet."""
+    known: dict[str, wire.Job] = {}
+
+    def look() -> RenderableType:
+        if job_ids:
+            open_ = [one for one in job_ids if one not in known or not _ended(known[one])]
+            known.update((one, client.get(one)) for one in open_)
+        else:
+            now = {job.id: job for job in client.list(status=("queued", "running"))}
+            gone = [one for one, job in known.items() if not _ended(job) and one not in now]
+            known.update((one, client.get(one)) for one in gone)
+            known.update(now)
+        return _table(list(known.values())[:_ROWS]) if known else Text("No job is waiting.")
+
+    def done() -> bool:
+        return all(_ended(job) for job in known.values())
+
+    _keep_up(look, done)
+    return list(known.values())
+
+
+def _ended(job: wire.Job) -> bool:
+    return job.status in wire.TERMINAL_STATUSES
+
+
+# --- the whole -----------------------------------------------------------------------------------
+
+
+def show_system(client: GatewayClient, *, keep: bool) -> None:
+    """Print GPU, engine, queue and the jobs that have not ended; keep it up if asked."""
+
+    def look() -> RenderableType:
+        system = client.system()
+        jobs = list(islice(client.list(status=("running", "queued"), page_size=_ROWS), _ROWS))
+        jobs.sort(key=lambda job: (job.status != "running", job.queue_position or 0))
+        return Group(*_system(system), Text(), _table(jobs) if jobs else Text("No job is waiting."))
+
+    if keep:
+        _keep_up(look, lambda: False)
+    else:
+        _console().print(look())
+
+
+def _system(system: wire.System) -> Iterable[RenderableType]:
+    queue = system.queue
+    oldest = queue.oldest_queued_seconds
+    age = f", the oldest for {duration(oldest)}" if oldest is not None else ""
+    brake = " · DRAINING: no job is started" if system.draining else ""
+    counts = f"{queue.running} running · {queue.queued} queued{age}"
+    yield Text(f"steadydancer {system.version} · {counts}{brake}")
+    store = system.store
+    yield Text(
+        f"store {size(store.database_bytes)}, media {size(store.media_bytes)}, "
+        f"{size(store.free_disk_bytes)} free on the disk",
+        style="dim",
+    )
+    for engine in system.engines:
+        version = f" {engine.version}" if engine.version else ""
+        detail = f": {engine.detail}" if engine.detail else ""
+        yield Text(f"{engine.name} · ComfyUI{version} {engine.state}{detail}")
+        if engine.gpu is not None:
+            yield from _gpu(engine.gpu)
+        if engine.gpu_problem is not None:
+            yield Text(f"  GPU: {engine.gpu_problem}", style="red")
+        yield Text(f"  admission: {engine.admission}")
+
+
+def _gpu(gpu: wire.GpuView) -> Iterable[RenderableType]:
+    used = gpu.total_mib - gpu.free_mib
+    facts = [f"{used:,} of {gpu.total_mib:,} MiB"]
+    if gpu.engine_mib is not None and gpu.others_mib is not None:
+        facts.append(f"ComfyUI {gpu.engine_mib:,}, others {gpu.others_mib:,}")
+    if gpu.utilization_percent is not None:
+        facts.append(f"{gpu.utilization_percent} % busy")
+    if gpu.temperature_celsius is not None:
+        facts.append(f"{gpu.temperature_celsius} °C")
+    line = Table.grid(padding=(0, 1))
+    line.add_row(
+        f"  {gpu.name}", ProgressBar(gpu.total_mib, used, width=2 * _BAR), " · ".join(facts)
+    )
+    yield line
+
+
+def _keep_up(look: Callable[[], RenderableType], done: Callable[[], bool]) -> None:
+    """Keep a view up. A gateway that is away is said, and looked for again."""
+    with Live(look(), console=_console(), auto_refresh=False) as live:
+        while not done():
+            time.sleep(_EVERY_SECONDS)
+            try:
+                shown = look()
+            except GatewayUnreachable as error:
+                shown = Text(str(error), style="red")
+            with suppress(KeyboardInterrupt):
+                live.update(shown, refresh=True)
