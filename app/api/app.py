@@ -20,6 +20,7 @@ from app.api import (
     health,
     jobs,
     openapi,
+    polling,
     problems,
     system,
     uploads,
@@ -62,8 +63,10 @@ def make_api(services: Services, *, lifespan: Lifespan | None = None) -> FastAPI
         loopback=services.loopback,
         cors_origins=services.cors_origins,
     )
+    app.state.job_texts = polling.JobTexts()
     problems.install(app)
     for room in (
+        polling,
         jobs,
         artifacts,
         attempts,

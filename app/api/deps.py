@@ -37,7 +37,12 @@ class _May:
         return caller
 
 
-def _uuid(text: str, what: str) -> str:
+def uuid_of(text: str, what: str) -> str:
+    """The text, if it is an id of ours.
+
+    Raises:
+        NotFound: Nothing can have it.
+    """
     if _UUID.fullmatch(text) is None:
         raise NotFound(f"There is no {what} {text[:64]!r}: its id is a UUID in lower case.")
     return text
@@ -46,19 +51,21 @@ def _uuid(text: str, what: str) -> str:
 async def _job_id(
     job_id: Annotated[str, Path(description="Id of the job.", examples=[JOB_ID])],
 ) -> str:
-    return _uuid(job_id, "job")
+    return uuid_of(job_id, "job")
 
 
 async def _upload_id(
     upload_id: Annotated[str, Path(description="Id of the upload.", examples=[UPLOAD_ID])],
 ) -> str:
-    return _uuid(upload_id, "upload")
+    return uuid_of(upload_id, "upload")
 
+
+may_read = _May(Scope.READ)
 
 TheServices = Annotated[Services, Depends(_services)]
 TheDoorman = Annotated[Doorman, Depends(_doorman)]
 Submitter = Annotated[Caller, Depends(_May(Scope.SUBMIT))]
-Reader = Annotated[Caller, Depends(_May(Scope.READ))]
+Reader = Annotated[Caller, Depends(may_read)]
 Admin = Annotated[Caller, Depends(_May(Scope.ADMIN))]
 JobId = Annotated[str, Depends(_job_id)]
 UploadId = Annotated[str, Depends(_upload_id)]

@@ -1,34 +1,31 @@
-"""Jobs: submit, look, list, cancel, rerun, delete."""
+"""Jobs: submit, list, cancel, rerun, delete. Looking at one is in `polling.py`."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from sqlmodel import Session
 
 from app import errors, wire
 from app.access.scopes import Caller, seen_owner
-from app.api.answers import CALLER, SUBMIT, json_answer, json_body, refusals, tagged_answer
+from app.api.answers import CALLER, SUBMIT, json_body, refusals, tagged_answer
 from app.api.body import read_model
-from app.api.conditional import matches
 from app.api.deps import IdempotencyKey, JobId, Reader, Submitter, TheServices
 from app.api.examples import JOB_REQUEST, RERUN
+from app.api.polling import job_answer
 from app.api.services import Services
 from app.api.submissions import read_submission
 from app.errors import Conflict, FieldError, InvalidRequest
 from app.jobs import queue, views
+from app.jobs.glance import glance
 from app.jobs.queue import Submitted
-from app.jobs.states import TERMINAL, Status
-from app.jobs.views import Filter, Tag
+from app.jobs.states import Status
+from app.jobs.views import Filter
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
-
-_POLL_SECONDS = 5.0
-"""A waiting call looks at the row at least this often, whoever forgot to wake it."""
 
 _CANCEL_SECONDS = 2.0
 """How long a cancel waits for a running job to end, so that its answer says how it ended."""
@@ -129,45 +126,6 @@ async def list_jobs(
     return tagged_answer(request, wire.JobPage(jobs=tuple(jobs), next_cursor=next_cursor))
 
 
-@router.get(
-    "/{job_id}",
-    operation_id="get_job",
-    summary="Look at a job, or wait for it",
-    response_model=wire.Job,
-    responses={
-        304: {"description": "The job is as the If-None-Match header says."},
-        **refusals(*CALLER, errors.NotFound, errors.InvalidRequest),
-    },
-)
-async def get_job(
-    caller: Reader,
-    job_id: JobId,
-    services: TheServices,
-    wait: Annotated[
-        float,
-        Query(
-            ge=0,
-            allow_inf_nan=False,
-            description="Hold the answer until the status changes or the job ends, for so many "
-            "seconds; more than 60 count as 60.",
-        ),
-    ] = 0,
-    if_none_match: Annotated[str | None, Header(description="An earlier ETag.")] = None,
-) -> Response:
-    """Give a job. Its weak ETag covers all but `eta_seconds`, so polling with it is cheap."""
-    owner = seen_owner(caller)
-    if wait > 0:
-        seconds = min(wait, services.limits.max_wait_seconds)
-        await _wait(services, job_id, owner, seconds, known=if_none_match)
-    if if_none_match is not None:
-        tag = await services.db.read(
-            lambda session: views.tag(session, job_id, owner=owner), hot=True
-        )
-        if matches(if_none_match, _etag(tag)):
-            return Response(status_code=304, headers=_fresh(tag))
-    return await _job(services, job_id, owner)
-
-
 @router.post(
     "/{job_id}/cancel",
     operation_id="cancel_job",
@@ -196,13 +154,15 @@ async def cancel_job(caller: Submitter, job_id: JobId, services: TheServices) ->
             services.feed.publish(job_id)
         deadline = asyncio.get_running_loop().time() + _CANCEL_SECONDS
         while (left := deadline - asyncio.get_running_loop().time()) > 0:
-            status, _ = await _glance(services, job_id, owner)
-            if status != Status.RUNNING or services.stopping.is_set():
+            seen = await services.db.read(
+                lambda session: glance(session, job_id, owner=owner), hot=True
+            )
+            if seen.status != Status.RUNNING or services.stopping.is_set():
                 break
             await watcher.wait(min(left, 0.5))
     for station in services.stations:
         station.dispatcher.wake()
-    return await _job(services, job_id, owner)
+    return await job_answer(services, job_id, owner)
 
 
 @router.post(
@@ -264,63 +224,9 @@ async def _accepted(services: Services, caller: Caller, submitted: Submitted) ->
     headers = {"Location": f"/v1/jobs/{submitted.job_id}"}
     if submitted.replayed:
         headers["Idempotent-Replayed"] = "true"
-    return await _job(services, submitted.job_id, seen_owner(caller), status=202, headers=headers)
-
-
-async def _job(
-    services: Services,
-    job_id: str,
-    owner: str | None,
-    *,
-    status: int = 200,
-    headers: Mapping[str, str] | None = None,
-) -> Response:
-    job, tag = await services.db.read(
-        lambda session: views.view(session, job_id, owner=owner), hot=True
+    return await job_answer(
+        services, submitted.job_id, seen_owner(caller), status=202, headers=headers
     )
-    return json_answer(job, status=status, headers={**_fresh(tag), **(headers or {})})
-
-
-async def _glance(services: Services, job_id: str, owner: str | None) -> tuple[str, Tag]:
-    def look(session: Session) -> tuple[str, Tag]:
-        status = views.load(session, job_id, owner=owner).status
-        return status, views.tag(session, job_id, owner=owner)
-
-    return await services.db.read(look, hot=True)
-
-
-async def _wait(
-    services: Services, job_id: str, owner: str | None, seconds: float, *, known: str | None
-) -> None:
-    """Return when the status changes, the job ends, or the time is over.
-
-    Args:
-        services: The services.
-        job_id: The job.
-        owner: Whose jobs may be seen.
-        seconds: How long to wait at most.
-        known: The caller's ETag: where it is out of date already, there is nothing to wait for.
-    """
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + seconds
-    with services.feed.watch(job_id) as watcher:
-        first, tag = await _glance(services, job_id, owner)
-        if first in TERMINAL or (known is not None and not matches(known, _etag(tag))):
-            return
-        while not services.stopping.is_set() and (left := deadline - loop.time()) > 0:
-            await watcher.wait(min(left, _POLL_SECONDS))
-            status, _ = await _glance(services, job_id, owner)
-            if status != first:
-                return
-
-
-def _etag(tag: Tag) -> str:
-    position = "" if tag.queue_position is None else f".{tag.queue_position}"
-    return f'W/"{tag.version}{position}"'
-
-
-def _fresh(tag: Tag) -> dict[str, str]:
-    return {"ETag": _etag(tag), "Cache-Control": "private, no-cache"}
 
 
 def _labels(request: Request) -> dict[str, str]:

