@@ -14,7 +14,8 @@ from types import FrameType
 
 import uvicorn
 
-from app.standin.server import Standin, object_info
+from app.standin.recorded import object_info
+from app.standin.server import Standin
 from app.standin.state import Options
 
 

@@ -72,10 +72,10 @@ class Jobs:
         job_id = request.path_params["job_id"]
         running = self._queue.running
         if running is not None and running.prompt_id == job_id:
-            return Json({**_waiting(running, "in_progress"), **_workflow(running.shown())})
+            return Json(_waiting(running, "in_progress"))
         for item in self._queue.pending:
             if item.prompt_id == job_id:
-                return Json({**_waiting(item, "pending"), **_workflow(item.shown())})
+                return Json(_waiting(item, "pending"))
         entry = self._queue.history.get(job_id)
         if entry is None:
             return Json({"error": "Job not found"}, 404)

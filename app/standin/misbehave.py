@@ -39,6 +39,23 @@ DURING_RUN = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A point of a run at which things can go wrong.
+
+    Attributes:
+        node_id: The node that runs.
+        kind: Its class.
+        step: Its step, from 1; 0 is before the first.
+        working: Whether the work of the prompt is done here.
+    """
+
+    node_id: str
+    kind: str
+    step: int
+    working: bool
+
+
 @dataclass(slots=True, kw_only=True)
 class Fault:
     """One thing to do wrong.
@@ -46,14 +63,27 @@ class Fault:
     Attributes:
         mode: Which.
         times: How often it still happens; None until told to behave.
-        at_step: The sampling step at which it happens, from 1; 0 means before the first.
+        at_step: The step of a sampler at which it happens, from 1; 0 means before the first; None
+            means at the next place where work is done.
         seconds: How long, for those that last.
+        node: Id or class of the node at which it happens; empty means where the work is done: at a
+            sampler, or at an output where the graph has no sampler.
+        exception_type: What `raise` raises.
+        message: Its text.
     """
 
     mode: str
     times: int | None = None
-    at_step: int = 0
+    at_step: int | None = None
     seconds: float = 0.0
+    node: str = ""
+    exception_type: str = "RuntimeError"
+    message: str = "the stand-in was told to fail"
+
+    def belongs(self, place: Place) -> bool:
+        """Whether it happens at a place."""
+        here = self.node in {place.node_id, place.kind} if self.node else place.working
+        return here and self.at_step in {None, place.step}
 
 
 class Misbehavior:
@@ -66,18 +96,12 @@ class Misbehavior:
         """Put a fault in force; the same mode given again replaces the first.
 
         Raises:
-            ValueError: The mode is unknown.
+            ValueError: The mode or a setting is unknown, or a value is no number.
         """
         mode = str(described.get("mode"))
         if mode not in MODES:
             raise ValueError(f"unknown mode '{mode}'; one of {', '.join(sorted(MODES))}")
-        times = described.get("times")
-        self._faults[mode] = Fault(
-            mode=mode,
-            times=None if times is None else int(times),
-            at_step=int(described.get("at_step") or 0),
-            seconds=float(described.get("seconds") or 0.0),
-        )
+        self._faults[mode] = Fault(mode=mode, **_settings(described))
 
     def parse(self, text: str) -> None:
         """Put a fault in force from a flag such as `hang:times=1,at_step=2`.
@@ -93,13 +117,35 @@ class Misbehavior:
         """Do nothing wrong any more."""
         self._faults.clear()
 
-    def take(self, mode: str, *, step: int | None = None) -> Fault | None:
-        """The fault of a mode if it happens now; one occurrence is used up."""
+    def take(self, mode: str) -> Fault | None:
+        """The fault of a mode if it is in force; one occurrence is used up."""
         fault = self._faults.get(mode)
-        if fault is None or (step is not None and step != fault.at_step):
-            return None
-        if fault.times is not None:
+        if fault is not None and fault.times is not None:
             fault.times -= 1
             if fault.times <= 0:
                 del self._faults[mode]
         return fault
+
+    def take_at(self, mode: str, place: Place) -> Fault | None:
+        """The same, if the fault belongs to this place of a run."""
+        fault = self._faults.get(mode)
+        return self.take(mode) if fault is not None and fault.belongs(place) else None
+
+
+def _settings(described: Mapping[str, Any]) -> dict[str, Any]:
+    converters = {
+        "times": int,
+        "at_step": int,
+        "seconds": float,
+        "node": str,
+        "exception_type": str,
+        "message": str,
+    }
+    unknown = set(described) - set(converters) - {"mode"}
+    if unknown:
+        raise ValueError(f"unknown setting {', '.join(sorted(unknown))}")
+    return {
+        name: converters[name](value)
+        for name, value in described.items()
+        if name in converters and value is not None
+    }

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from app.standin import video
+from app.standin.failures import OUT_OF_MEMORY, NodeFailed
 from app.standin.video import Clip, Sound, Source
 
 
@@ -160,6 +161,15 @@ def _empty(call: Call) -> tuple[Any, ...]:
     )
 
 
+def _raise(call: Call) -> tuple[Any, ...]:
+    if call.values["kind"] == "OutOfMemory":
+        raise NodeFailed(
+            OUT_OF_MEMORY,
+            "CUDA out of memory. Tried to allocate 2.00 GiB. (simulated by probe node)",
+        )
+    raise NodeFailed(str(call.values["kind"]), str(call.values["message"]))
+
+
 def _pass_image(call: Call) -> tuple[Any, ...]:
     return (call.values["image"],)
 
@@ -249,6 +259,7 @@ _KNOWN: Mapping[str, Callable[[Call], tuple[Any, ...]]] = {
     "GetImageSizeAndCount": _size,
     "EmptyImage": _empty,
     "ProbeSlow": _pass_image,
+    "ProbeRaise": _raise,
     "PoseDetectionOneToAllAnimation": _pose,
     "WanVideoImageToVideoEncode": _encode_plan,
     "WanVideoSampler": _sample,

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from app.standin import video
 from app.standin.nodes import Call, film
 from app.standin.video import Clip, Sound
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Report = Callable[[int, int], None]
+"""Told which frame, from 1, of how many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +43,18 @@ class Saver:
         self._work = work
         self._pad_to = pad_to
 
-    def save(self, call: Call) -> Saved:
-        """Run an output node."""
+    def save(self, call: Call, report: Report) -> Saved:
+        """Run an output node.
+
+        Args:
+            call: The node.
+            report: Told of each frame written, where the real node tells; it may raise to stop.
+        """
         match call.kind:
             case "SaveVideo":
                 return self._save_video(call)
             case "VHS_VideoCombine":
-                return self._combine(call)
+                return self._combine(call, report)
             case _:
                 return self._save_images(call)
 
@@ -60,7 +72,7 @@ class Saver:
         images = [{"filename": filename, "subfolder": subfolder, "type": "output"}]
         return Saved({"images": images, "animated": [True]}, folder / filename)
 
-    def _combine(self, call: Call) -> Saved:
+    def _combine(self, call: Call, report: Report) -> Saved:
         value = call.values
         kind = "output" if value.get("save_output", True) else "temp"
         folder, name, subfolder = self._place(str(value["filename_prefix"]), kind)
@@ -71,7 +83,7 @@ class Saver:
         path = folder / f"{stem}-audio.mp4" if sound is not None else silent
         rate = Fraction(float(value["frame_rate"])).limit_denominator(1001)
         video.picture(clip, folder / f"{stem}.png")
-        self._write(clip, path, rate, sound)
+        self._write(clip, path, rate, sound, report)
         if path != silent:
             shutil.copyfile(path, silent)
         entry = {
@@ -99,8 +111,17 @@ class Saver:
             images.append({"filename": filename, "subfolder": subfolder, "type": kind})
         return Saved({"images": images}, None)
 
-    def _write(self, clip: Clip, path: Path, rate: Fraction, sound: Sound | None) -> None:
+    def _write(
+        self,
+        clip: Clip,
+        path: Path,
+        rate: Fraction,
+        sound: Sound | None,
+        report: Report | None = None,
+    ) -> None:
         if self._work:
+            if report is not None:
+                clip = clip.mapped(_telling(report, clip.count))
             video.encode(clip, path, rate=rate, sound=sound, pad_to=self._pad_to)
             return
         shape = f"{clip.width}x{clip.height}x{clip.count}@{float(rate):g}"
@@ -110,6 +131,14 @@ class Saver:
             blank = video.plain(clip.width, clip.height, clip.count, 0x204060)
             video.encode(blank, made, rate=rate, sound=sound, pad_to=self._pad_to)
         shutil.copyfile(made, path)
+
+
+def _telling(report: Report, count: int) -> Callable[[int, Image], Image]:
+    def told(index: int, image: Image) -> Image:
+        report(index + 1, count)
+        return image
+
+    return told
 
 
 def _next(folder: Path, name: str) -> int:

@@ -106,12 +106,13 @@ class Prompts:
             modern=self._options.modern,
         )
 
-    def _number(self, body: Mapping[str, Any]) -> int | float:
+    def _number(self, body: Any) -> float:  # noqa: ANN401 - a JSON list gets so far, too
         if "number" in body:
             return float(body["number"])
         number = self._queue.number
         self._queue.number += 1
-        return -number if body.get("front") else number
+        front = isinstance(body, dict) and body.get("front")
+        return -number if front else number
 
     async def _remaining(self, _request: Request) -> Response:
         return Json({"exec_info": {"queue_remaining": self._queue.remaining()}})

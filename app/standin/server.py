@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import AsyncIterator, Mapping
-from importlib import resources
 from typing import Any
 
 from starlette.routing import BaseRoute, Route, Router, WebSocketRoute
@@ -21,70 +19,6 @@ from app.standin.sockets import SocketEndpoint
 from app.standin.state import Options, Queue, Sockets
 from app.standin.stats import RunLog
 from app.standin.worker import Worker
-
-PROBES: Mapping[str, Any] = {
-    "ProbeSlow": {
-        "input": {
-            "required": {
-                "image": ["IMAGE"],
-                "steps": ["INT", {"default": 4, "min": 1, "max": 10000}],
-                "delay": ["FLOAT", {"default": 0.5, "min": 0.0, "max": 3600.0}],
-                "preview": ["BOOLEAN", {"default": False}],
-                "salt": ["INT", {"default": 0, "min": 0, "max": 2147483647}],
-            }
-        },
-        "output": ["IMAGE"],
-        "output_node": False,
-    },
-    "ProbeRaise": {
-        "input": {
-            "required": {
-                "image": ["IMAGE"],
-                "message": ["STRING", {"default": "the node failed"}],
-                "kind": ["STRING", {"default": "RuntimeError"}],
-            }
-        },
-        "output": ["IMAGE"],
-        "output_node": False,
-    },
-}
-"""The two nodes that were written for the recordings."""
-
-
-def object_info(
-    version: str, *, probes: bool, models: Mapping[str, list[str]] | None = None
-) -> dict[str, Any]:
-    """What `/object_info` answers.
-
-    Args:
-        version: Which recording to start from.
-        probes: Whether the recording's probe nodes are there.
-        models: `NodeClass.input` to file names added to that input's choices.
-
-    Raises:
-        ValueError: No such input, or it is no combo.
-    """
-    name = "object_info.json" if version != "0.10.0" else "object_info.v0.10.0.json"
-    text = resources.files("app.standin").joinpath("data", name).read_text()
-    info: dict[str, Any] = json.loads(text)
-    if probes:
-        info.update(json.loads(json.dumps(PROBES)))
-    for place, names in (models or {}).items():
-        listed = _combo(info, place)
-        listed.extend(name for name in names if name not in listed)
-    return info
-
-
-def _combo(info: Mapping[str, Any], place: str) -> list[str]:
-    kind, _, name = place.partition(".")
-    described = info.get(kind, {}).get("input", {})
-    spec = {**described.get("required", {}), **described.get("optional", {})}.get(name)
-    if spec is None:
-        raise ValueError(f"no input '{place}'")
-    listed = spec[0] if isinstance(spec[0], list) else spec[1].get("options")
-    if not isinstance(listed, list):
-        raise ValueError(f"'{place}' is no list of choices")  # noqa: TRY004 - a value of the user's
-    return listed
 
 
 class Standin:

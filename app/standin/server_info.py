@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
-import platform
-import sys
 from collections.abc import Mapping
+from mimetypes import guess_type
 from typing import Any
 
 from starlette.requests import Request
@@ -14,50 +14,22 @@ from starlette.routing import Route
 
 from app.standin.answers import Json
 from app.standin.memory import Memory
-from app.standin.sockets import features
+from app.standin.recorded import choices, recorded
 from app.standin.state import Options
 
-FOLDERS: Mapping[str, tuple[tuple[str, str], ...]] = {
-    "loras": (("WanVideoLoraSelect", "lora"),),
-    "vae": (("WanVideoVAELoader", "model_name"),),
-    "text_encoders": (("WanVideoTextEncodeCached", "model_name"),),
-    "diffusion_models": (("WanVideoModelLoader", "model"),),
-    "clip_vision": (("CLIPVisionLoader", "clip_name"),),
-    "detection": (
-        ("OnnxDetectionModelLoader", "vitpose_model"),
-        ("OnnxDetectionModelLoader", "yolo_model"),
-    ),
-    "unet_gguf": (("WanVideoModelLoader", "model"),),
+MODELS: Mapping[str, tuple[str, str]] = {
+    "loras": ("WanVideoLoraSelect", "lora"),
+    "vae": ("WanVideoVAELoader", "model_name"),
+    "text_encoders": ("WanVideoTextEncodeCached", "model_name"),
+    "diffusion_models": ("WanVideoModelLoader", "model"),
+    "unet_gguf": ("WanVideoModelLoader", "model"),
+    "clip_vision": ("CLIPVisionLoader", "clip_name"),
+    "detection": ("OnnxDetectionModelLoader", "vitpose_model"),
 }
-EMPTY_FOLDERS = [
-    "checkpoints",
-    "configs",
-    "style_models",
-    "embeddings",
-    "diffusers",
-    "vae_approx",
-    "controlnet",
-    "gligen",
-    "upscale_models",
-    "latent_upscale_models",
-    "custom_nodes",
-    "hypernetworks",
-    "photomaker",
-    "classifiers",
-    "model_patches",
-    "audio_encoders",
-    "wav2vec2",
-    "nlf",
-    "mmaudio",
-    "kjnodes_fonts",
-    "VHS_video_formats",
-]
-NEW_EMPTY_FOLDERS = [
-    "background_removal",
-    "frame_interpolation",
-    "geometry_estimation",
-    "optical_flow",
-]
+"""Which input lists the files of a folder; the other folders are empty."""
+
+PICTURES = (("LoadImage", "image"), ("LoadImageMask", "image"))
+VIDEOS = (("LoadVideo", "file"), ("VHS_LoadVideo", "video"), ("VHS_LoadVideoFFmpeg", "video"))
 
 
 class ServerInfo:
@@ -67,6 +39,7 @@ class ServerInfo:
         self._options = options
         self._info = object_info
         self._memory = memory
+        self._recorded = recorded(options.version, "server")
 
     def routes(self) -> list[Route]:
         """Its routes."""
@@ -85,52 +58,46 @@ class ServerInfo:
         page = os.sysconf("SC_PAGE_SIZE")
         total = page * os.sysconf("SC_PHYS_PAGES")
         free = page * os.sysconf("SC_AVPHYS_PAGES")
-        system: dict[str, Any] = {
-            "os": platform.system().lower(),
-            "ram_total": total,
-            "ram_free": free,
-            "comfyui_version": self._options.version,
-            "required_frontend_version": "1.45.21" if self._options.modern else "1.36.14",
-            "installed_templates_version": None,
-            "required_templates_version": "0.11.11" if self._options.modern else "0.8.14",
-            "python_version": sys.version,
-            "pytorch_version": "none (stand-in)",
-            "embedded_python": False,
-            "argv": list(sys.argv),
-        }
-        if self._options.modern:
-            system |= {"comfy_package_versions": [], "deploy_environment": "stand-in"}
+        system = {**self._recorded["system"], "ram_total": total, "ram_free": free}
         return Json({"system": system, "devices": [self._memory.device(total, free)]})
 
     async def _features(self, _request: Request) -> Response:
-        return Json(features(self._options))
+        limit = self._options.max_upload_bytes
+        return Json({**self._recorded["features"], "max_upload_size": limit})
 
     async def _object_info(self, _request: Request) -> Response:
-        return Json(self._info)
+        return Json({**self._info, **self._uploads()})
 
     async def _one_kind(self, request: Request) -> Response:
         kind = request.path_params["kind"]
-        return Json({kind: self._info[kind]} if kind in self._info else {})
+        known = {**self._info, **self._uploads()}
+        return Json({kind: known[kind]} if kind in known else {})
+
+    def _uploads(self) -> dict[str, Any]:
+        """The loaders, listing what lies in the input folder; not what lies below it."""
+        names = sorted(path.name for path in (self._options.directory / "input").iterdir())
+        found = {}
+        for loaders, kind in ((PICTURES, "image/"), (VIDEOS, "video/")):
+            listed = [name for name in names if (guess_type(name)[0] or "").startswith(kind)]
+            for loader, given in loaders:
+                described = copy.deepcopy(self._info[loader])
+                choices(described, given)[:] = listed
+                found[loader] = described
+        return found
 
     async def _models(self, _request: Request) -> Response:
-        more = NEW_EMPTY_FOLDERS if self._options.modern else []
-        return Json([*FOLDERS, *EMPTY_FOLDERS, *more])
+        return Json(self._recorded["model_folders"])
 
     async def _folder(self, request: Request) -> Response:
         folder = request.path_params["folder"]
-        if folder in {*EMPTY_FOLDERS, *NEW_EMPTY_FOLDERS}:
-            return Json([])
-        if folder not in FOLDERS:
+        if folder not in self._recorded["model_folders"]:
             return Response(status_code=404)
-        names: dict[str, None] = {}
-        for kind, name in FOLDERS[folder]:
-            required = self._info[kind]["input"]["required"]
-            listed = required[name][0]
-            names |= dict.fromkeys(
-                listed if isinstance(listed, list) else required[name][1]["options"]
-            )
+        if folder not in MODELS:
+            return Json([])
+        loader, given = MODELS[folder]
+        names = choices(self._info[loader], given)
         if folder in {"unet_gguf", "diffusion_models"}:
-            names = {n: None for n in names if n.endswith(".gguf") == (folder == "unet_gguf")}
+            names = [name for name in names if name.endswith(".gguf") == (folder == "unet_gguf")]
         return Json(sorted(names))
 
     async def _none(self, _request: Request) -> Response:

@@ -8,28 +8,11 @@ from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from app.standin.recorded import recorded
 from app.standin.state import Options, Queue, Sockets
 from app.standin.worker import Worker
 
 GOING_AWAY = 1001
-
-
-def features(options: Options) -> dict[str, Any]:
-    """The answer to `/features` and to a client's `feature_flags`."""
-    if not options.modern:
-        return {
-            "supports_preview_metadata": True,
-            "max_upload_size": options.max_upload_bytes,
-            "extension": {"manager": {"supports_v4": True}},
-        }
-    return {
-        "supports_preview_metadata": True,
-        "supports_model_type_tags": True,
-        "max_upload_size": options.max_upload_bytes,
-        "extension": {"manager": {"supports_v4": True}},
-        "node_replacements": True,
-        "assets": False,
-    }
 
 
 class SocketEndpoint:
@@ -42,6 +25,8 @@ class SocketEndpoint:
         self._sockets = sockets
         self._queue = queue
         self._open: set[WebSocket] = set()
+        features = recorded(options.version, "server")["features"]
+        self._features = {**features, "max_upload_size": options.max_upload_bytes}
 
     async def serve(self, socket: WebSocket) -> None:
         """Serve one socket until it closes."""
@@ -76,7 +61,7 @@ class SocketEndpoint:
             if first and message.get("type") == "feature_flags":
                 if message.get("data", {}).get("supports_preview_metadata"):
                     self._sockets.metadata.add(sid)
-                self._sockets.send("feature_flags", features(self._options), sid)
+                self._sockets.send("feature_flags", self._features, sid)
             first = False
 
     async def drop_all(self) -> None:

@@ -33,6 +33,8 @@ class Options:
         vram_total_mib: Size of the simulated card; 0 shows a CPU as ComfyUI's `--cpu` does.
         cuda_allocate: Whether `need_mib` is really allocated on `cuda:0`.
         previews: Whether samplers send previews unless a prompt says otherwise.
+        history_lag_seconds: How long after `execution_success` the history knows the prompt. The
+            real server has the same gap, of about a millisecond.
     """
 
     version: str
@@ -45,6 +47,7 @@ class Options:
     vram_total_mib: int = 0
     cuda_allocate: bool = False
     previews: bool = True
+    history_lag_seconds: float = 0.005
 
     @property
     def modern(self) -> bool:
@@ -129,8 +132,9 @@ class Queue:
         self._changed()
 
     def forget(self) -> None:
-        """Lose queue and history, as a restart does; the running prompt goes on."""
+        """Lose queue and history, as a restart does; the running prompt stops unheard."""
         self.pending = []
+        self.running = None
         self.history.clear()
 
 

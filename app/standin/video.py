@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +42,7 @@ class Clip:
     count: int
     width: int
     height: int
-    frames: Callable[[], Iterator[Image]]
+    frames: Callable[[], Iterator[Image]] = field(repr=False)
 
     def part(self, start: int, length: int) -> Clip:
         """Some of the frames, as far as they exist."""

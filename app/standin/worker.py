@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from app.standin import nodes, plan
-from app.standin.faults import Faults, Interrupted, NodeFailed
+from app.standin.failures import Forgotten, Interrupted, NodeFailed
+from app.standin.faults import Faults
+from app.standin.misbehave import Place
 from app.standin.nodes import Call
 from app.standin.output import Saver
 from app.standin.previews import Previews
 from app.standin.state import Item, Options, Queue, Sockets, milliseconds
 from app.standin.stats import RunLog
 
+REPORT_SECONDS = 0.1
 STEPPING = frozenset({"WanVideoSampler", "ProbeSlow"})
 
 
@@ -110,10 +113,14 @@ class Worker:
         self._message(run, "execution_start", {"prompt_id": run.prompt_id})
         nodes_cached = [node_id for node_id in item.graph if node_id in cached]
         self._message(run, "execution_cached", {"nodes": nodes_cached, "prompt_id": run.prompt_id})
-        succeeded = await self._nodes(run)
-        # The real server has the same gap between the message and the history entry.
+        try:
+            succeeded = await self._nodes(run)
+        except Forgotten:
+            self.current_node = None
+            self._log.note("ended", run.prompt_id, outcome="forgotten")
+            return
         await self._sockets.flush()
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(self._options.history_lag_seconds)
         self._finish(run, succeeded=succeeded)
 
     def _finish(self, run: Run, *, succeeded: bool) -> None:
@@ -139,8 +146,6 @@ class Worker:
             "meta": meta,
         }
         self._queue.done(entry)
-        if self._faults.misbehavior.take("forget"):
-            self._queue.forget()
         if run.client_id is not None:
             self._sockets.send(
                 "executing", {"node": None, "prompt_id": run.prompt_id}, run.client_id
@@ -164,6 +169,8 @@ class Worker:
                     broadcast=True,
                 )
                 return False
+            except Forgotten:
+                raise
             except Exception as error:  # noqa: BLE001 - whatever a node raises is its answer
                 self._fail(run, node_id, NodeFailed.of(error))
                 return False
@@ -196,22 +203,22 @@ class Worker:
             self._tell_cached(run, node_id)
             return
         kind = run.item.graph[node_id]["class_type"]
-        self._check_interrupt()
         self._progress(run, node_id, 0.0, 1.0, "running")
         self.current_node = node_id
         if run.client_id is not None:
             data = {"node": node_id, "display_node": node_id, "prompt_id": run.prompt_id}
             self._sockets.send("executing", data, run.client_id)
+        self._check_interrupt()
         call = self._call(run, node_id)
         output = bool(self._info[kind].get("output_node"))
         stepping = kind in STEPPING
-        if stepping or (output and not _steps_anywhere(run.item.graph)):
-            await self._faults.at_step(0)
+        working = stepping or (output and not _steps_anywhere(run.item.graph))
+        await self._faults.at(Place(node_id, kind, 0, working))
         if stepping:
-            await self._steps(run, node_id, call.values)
+            await self._steps(run, call)
         ui = None
         if output:
-            saved = await asyncio.to_thread(self._saver.save, call)
+            saved = await asyncio.to_thread(self._saver.save, call, self._reporter(run, node_id))
             self._faults.spoil(saved.path)
             ui, values = saved.ui, (None,)
         else:
@@ -243,13 +250,14 @@ class Worker:
         }
         self._sockets.send("executed", data, run.client_id)
 
-    async def _steps(self, run: Run, node_id: str, values: Mapping[str, Any]) -> None:
+    async def _steps(self, run: Run, call: Call) -> None:
+        node_id, values = call.node_id, call.values
         total = max(1, int(values.get("steps") or 1))
-        seconds = min(float(values.get("delay", 1e9)), self._options.step_seconds)
+        seconds = float(values.get("delay", self._options.step_seconds))
         preview = run.previews and bool(values.get("preview", True))
         for step in range(1, total + 1):
             began = time.monotonic()
-            await self._faults.at_step(step)
+            await self._faults.at(Place(node_id, call.kind, step, working=True))
             await asyncio.sleep(max(0.0, seconds - (time.monotonic() - began)))
             self._check_interrupt()
             self._progress(run, node_id, step, total, "running")
@@ -260,6 +268,31 @@ class Worker:
             self._sockets.send("progress", data, run.client_id)
             if preview and not new:
                 self._previews.send_plain(run.client_id, step)
+
+    def _reporter(self, run: Run, node_id: str) -> Callable[[int, int], None]:
+        """Takes reports from a thread that encodes; raises there if the run is to stop.
+
+        Like ComfyUI's progress bar it passes on the first and the last and no more than ten a
+        second between them.
+        """
+        loop = asyncio.get_running_loop()
+        told = float("-inf")
+
+        def tell(value: int, total: int) -> None:
+            self._progress(run, node_id, value, total, "running")
+            data = {"value": value, "max": total, "prompt_id": run.prompt_id, "node": node_id}
+            self._sockets.send("progress", data, run.client_id)
+
+        def report(value: int, total: int) -> None:
+            nonlocal told
+            self._check_interrupt()
+            now = time.monotonic()
+            if value < total and now - told < REPORT_SECONDS:
+                return
+            told = now
+            loop.call_soon_threadsafe(tell, value, total)
+
+        return report
 
     def _progress(self, run: Run, node_id: str, value: float, maximum: float, state: str) -> None:
         run.progress[node_id] = {
@@ -276,8 +309,9 @@ class Worker:
         self._sockets.send("progress_state", data, run.client_id)
 
     def _check_interrupt(self) -> None:
+        if self._queue.running is None:
+            raise Forgotten
         if self._queue.interrupted:
-            self._queue.interrupted = False
             raise Interrupted
 
     def _message(

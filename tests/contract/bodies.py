@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import os
 from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tests.contract.normal import Names
-from tests.mediakit import image_bytes
+from tests.mediakit import image_bytes, make_video
 
 OVER_A_MEBIBYTE = 1_200_000
 
 
 def of(event: dict[str, Any], names: Names) -> dict[str, Any]:
     """What to give httpx for the body of a recorded request."""
-    request = event["request"]
+    request = event.get("request")
     if isinstance(request, dict) and "multipart/form-data" in request:
         return {"files": [_part(part) for part in request["multipart/form-data"]]}
     if request is None or request == "empty body":
@@ -55,11 +57,6 @@ def _picture() -> bytes:
 
 @cache
 def _dance() -> bytes:
-    from pathlib import Path
-    from tempfile import TemporaryDirectory
-
-    from tests.mediakit import make_video
-
     with TemporaryDirectory() as folder:
         path = Path(folder) / "dance.mp4"
         make_video(path, width=64, height=112, frames=32, fps=16)

@@ -21,8 +21,10 @@ TIMES = {  # the moment of the run
 }
 UNORDERED = {"executed", "current_outputs"}  # Python sets in the real server
 OPAQUE = {"traceback"}  # lines of the real server's source
-TENSOR = re.compile(r"^(tensor\(|<comfy_api|<app\.|Frames\(|<).*", re.DOTALL)
-LAST_LOG = re.compile(r"; last error log: .*", re.DOTALL)  # FFmpeg's log, told only if it is on
+TENSOR = re.compile(r"^(tensor\(|<comfy_api|Clip\(|Film\(|/).*", re.DOTALL)  # values of links
+LAST_LOG = re.compile(
+    r"; last error log: .*(?=\n$)", re.DOTALL
+)  # FFmpeg's log, told only if it is on
 RECORDED_ROOT = "<comfyui>"
 
 

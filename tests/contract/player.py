@@ -10,17 +10,18 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
+import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from tests.contract import bodies
-from tests.contract.compare import compare_answer, compare_stream
+from tests.contract.compare import RACING, compare_answer, compare_stream
 from tests.contract.normal import Names
 from tests.contract.recording import Action, Recording
 from tests.contract.server import StandInProcess
 
 PATIENCE = 15.0
-TICK = 0.005
+POLL = 0.01
 EMPTY_WEIGHTS = "SafetensorError"
 
 Message = dict[str, Any]
@@ -33,7 +34,8 @@ class Socket:
         self.connection = connection
         self.messages: list[Message] = []
         self.closed_with: int | None = None
-        self._reader = asyncio.create_task(self._read())
+        self._news = asyncio.Event()
+        self.reader = asyncio.create_task(self._read())
 
     async def _read(self) -> None:
         try:
@@ -44,13 +46,37 @@ class Socket:
                     if isinstance(frame, str)
                     else {"binary": describe(frame)}
                 )
+                self._news.set()
         except ConnectionClosed:
             self.closed_with = self.connection.close_code
+
+    async def receives(self, due: list[str], *, counting: bool) -> None:
+        """Wait until messages of these kinds are there, in order.
+
+        Args:
+            due: The kinds; status messages are left out of the order.
+            counting: Whether at least as many status messages must be there.
+        """
+        wanted = [kind for kind in due if kind != "status"]
+        statuses = due.count("status") if counting else min(1, len(due))
+
+        def arrived() -> bool:
+            kinds = [_kind(message) for message in self.messages]
+            return kinds.count("status") >= statuses and _contains(kinds, wanted)
+
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while not arrived():
+                    self._news.clear()
+                    await self._news.wait()
+        except TimeoutError:
+            kinds = [_kind(message) for message in self.messages]
+            raise AssertionError(f"never {due[-6:]} at the end of {kinds}") from None
 
     async def close(self) -> None:
         """Hang up as the recorded client did."""
         await self.connection.close()
-        await self._reader
+        await self.reader
 
 
 def describe(frame: bytes) -> dict[str, Any]:
@@ -126,45 +152,29 @@ class Player:
         for name in set(self._sockets) - self._gone:
             self._gone.add(name)
             socket = self._sockets[name]
-            await self._until(lambda s=socket: s.closed_with is not None, f"{name} closes")
+            await asyncio.wait_for(socket.reader, PATIENCE)
             assert socket.closed_with == 1006
 
     async def _arrived(self, moment: float) -> None:
         """Wait until each open socket has what had been received by a moment."""
+        racing = self._recording.name in RACING
         for name in set(self._sockets) - self._gone:
             recorded = self._recording.received(name)
-            due = [event for event in recorded if event["t"] < moment]
-            wanted = [_kind(event) for event in due if _kind(event) != "status"]
-            socket = self._sockets[name]
-
-            def there(
-                socket: Socket = socket, wanted: list[str] = wanted, anything: bool = bool(due)
-            ) -> bool:
-                if not socket.messages:
-                    return not anything
-                return _contains([_kind(m) for m in socket.messages], wanted)
-
-            got = [_kind(m) for m in socket.messages]
-            await self._until(there, f"socket {name} receives {wanted[-3:]}; has {got[-3:]}")
-
-    async def _until(self, condition: Any, what: str) -> None:
-        async with asyncio.timeout(PATIENCE) as limit:
-            try:
-                while not condition():
-                    await asyncio.sleep(TICK)
-            except asyncio.CancelledError:
-                if limit.expired():
-                    raise AssertionError(f"never: {what}") from None
-                raise
+            due = [_kind(event) for event in recorded if event["t"] < moment]
+            await self._sockets[name].receives(due, counting=not racing)
 
     async def _exchange(self, event: dict[str, Any] | Any) -> None:
+        if "status" not in event:
+            with pytest.raises(httpx.ConnectError):
+                await self._send(event)
+            return
         await self._arm(event)
         answer = await self._send(event)
         recorded = event["response"]
         if self._should_wait(event):
             async with asyncio.timeout(PATIENCE):
                 while answer.json() == {}:
-                    await asyncio.sleep(TICK)
+                    await asyncio.sleep(POLL)
                     answer = await self._send(event)
         if event["path"] == "/prompt" and event["method"] == "POST" and answer.status_code == 200:
             self._learn(recorded, answer.json())
@@ -197,7 +207,7 @@ class Player:
         recorded_id = (event["response"] or {}).get("prompt_id")
         for other in self._recording.events:
             message = other.get("message") or {}
-            data = message.get("data")
+            data = message.get("data") or {}
             if message.get("type") == "execution_error" and data["prompt_id"] == recorded_id:
                 if EMPTY_WEIGHTS not in data["exception_type"]:
                     return
@@ -225,7 +235,7 @@ class Player:
         if not path.startswith("/history/") or not event["response"]:
             return False
         ended = self._ended_at(path.removeprefix("/history/"))
-        return ended is None or ended > event["t_request"]
+        return ended is None or ended >= event["t_request"]
 
     def _undecided(self, event: Any) -> bool:
         """History asked while the prompt is about to end: empty or filled, a race in both."""
@@ -241,7 +251,8 @@ class Player:
             return None
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
         folder = Path(self._server.directory) / query.get("type", "output")
-        return (folder / query.get("subfolder", "") / query["filename"]).stat().st_size
+        path = folder / query.get("subfolder", "") / query["filename"]
+        return int(path.stat().st_size)
 
 
 def _kind(event: Message) -> str:

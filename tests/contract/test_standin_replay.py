@@ -95,7 +95,7 @@ async def _clear(http: httpx.AsyncClient) -> None:
 
 async def _idle(http: httpx.AsyncClient) -> None:
     async with asyncio.timeout(20):
-        while (await http.get("/prompt")).json()["exec_info"]["queue_remaining"]:
+        while (await http.get("/prompt")).json()["exec_info"]["queue_remaining"]:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 
@@ -123,13 +123,13 @@ async def _warm(http: httpx.AsyncClient, recording: Recording) -> None:
 
 
 async def _past(http: httpx.AsyncClient, recording: Recording, player: Player) -> None:
-    """Jobs that a server has behind it: two that failed and two that succeeded."""
+    """Jobs that a server has behind it: three that failed and two that succeeded."""
     latest = next(e for e in recording.events if e.get("path") == "/history?max_items=1")
     recorded_id, entry = next(iter(latest["response"].items()))
     graph = entry["prompt"][2]
     frames = {"class_type": "EmptyImage", "inputs": graph["1"]["inputs"]}
     shown = {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}}
-    for message in ("first", "second"):
+    for message in ("first", "second", "third"):
         raising = {"image": ["1", 0], "message": message, "kind": "RuntimeError"}
         node = {"class_type": "ProbeRaise", "inputs": raising}
         await _run(http, {"1": frames, "2": node, "3": shown})
