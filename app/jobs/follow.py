@@ -84,10 +84,14 @@ class Sighting:
 
     started: bool = False
     stepped: bool = False
-    last_sign: float = 0.0
     started_at: float | None = None
     lives: int = 0
+    lost_socket: bool = False
 
+
+_TICK_SECONDS = 0.25
+_LONGEST_TICK = 0.5
+"""A tick that took longer was not slept but missed: the process was frozen, or starved."""
 
 Observer = Callable[[messages.Message], Awaitable[None]]
 
@@ -104,6 +108,7 @@ class Follower:
     on_message: Observer
     cancel: asyncio.Event
     sight: Sighting = field(default_factory=Sighting)
+    _silent: float = 0.0
     _inbox: asyncio.Queue[messages.Message | None] = field(default_factory=asyncio.Queue)
 
     @asynccontextmanager
@@ -112,6 +117,7 @@ class Follower:
         self.sight.lives = self.engine.lives
         connected = asyncio.Event()
         task = asyncio.create_task(self._listen(connected), name=f"listen-{self.prompt_id}")
+        ticks = asyncio.create_task(self._tick(), name=f"tick-{self.prompt_id}")
         try:
             # The socket must be there before the prompt is, or its first messages are missed.
             # An engine that refuses the socket is followed by asking alone.
@@ -120,9 +126,26 @@ class Follower:
                     await connected.wait()
             yield
         finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            for one in (task, ticks):
+                one.cancel()
+            await asyncio.gather(task, ticks, return_exceptions=True)
+
+    async def _tick(self) -> None:
+        """Count the silence that somebody listened to.
+
+        A gateway that was frozen, or starved, has not been listening: the silence of that time
+        proves nothing, so the clock on the wall will not do.
+        """
+        loop = asyncio.get_running_loop()
+        before = loop.time()
+        while True:
+            await asyncio.sleep(_TICK_SECONDS)
+            now = loop.time()
+            self._silent += min(now - before, _LONGEST_TICK)
+            before = now
+
+    def _heard(self) -> None:
+        self._silent = 0.0
 
     async def _listen(self, connected: asyncio.Event) -> None:
         delay = 0.05
@@ -135,6 +158,7 @@ class Follower:
                     self._inbox.put_nowait(None)
                     await self._drain(stream)
             except StreamLost:
+                self.sight.lost_socket |= connected.is_set()
                 self._inbox.put_nowait(None)
             await asyncio.sleep(delay)
             delay = min(delay * 2, self.patience.quiet)
@@ -146,8 +170,7 @@ class Follower:
 
     async def follow(self) -> Ending:
         """Wait for the prompt's end. The prompt may be at any stage, or unknown."""
-        loop = asyncio.get_running_loop()
-        self.sight.last_sign = loop.time()
+        self._heard()
         ask = True
         cancel = asyncio.create_task(self.cancel.wait())
         try:
@@ -158,7 +181,7 @@ class Follower:
                 message, quiet = await self._next(cancel)
                 ask = quiet or message is None or _may_be_last(message)
                 if message is not None:
-                    self.sight.last_sign = loop.time()
+                    self._heard()
                     await self._take(message)
         finally:
             cancel.cancel()
@@ -188,7 +211,7 @@ class Follower:
         loop = asyncio.get_running_loop()
         self.sight.started = True
         self.sight.started_at = loop.time()
-        self.sight.last_sign = loop.time()
+        self._heard()
         await self.on_start()
 
     async def _ask(self) -> Ending | None:
@@ -203,9 +226,11 @@ class Follower:
             case Running():
                 await self._mark_started()
             case Pending():
-                self.sight.last_sign = asyncio.get_running_loop().time()
+                self._heard()
             case Absent():
-                died = self.engine.lives != self.sight.lives
+                # A living ComfyUI that drops a socket still has its queue; a prompt that is gone
+                # after the socket broke went with the process, however fast that came back.
+                died = self.engine.lives != self.sight.lives or self.sight.lost_socket
                 return Gone(self.sight.started, died, self.sight.lives)
         return None
 
@@ -215,7 +240,7 @@ class Follower:
         now = asyncio.get_running_loop().time()
         if self.sight.started_at is not None and now - self.sight.started_at > self.patience.run:
             return Overdue()
-        silent = now - self.sight.last_sign
+        silent = self._silent
         limit = self.patience.stall if self.sight.stepped else self.patience.stall_loading
         return Stalled(silent) if silent > limit else None
 

@@ -8,6 +8,8 @@ from app.errors import FAILURES
 from app.jobs.queue import FailureNote
 from app.jobs.states import Loss
 
+_MODEL_SUFFIXES = (".safetensors", ".gguf", ".onnx", ".bin", ".pth", ".ckpt")
+
 
 def of_error(error: ExecutionError | None) -> FailureNote:
     """Say why a run failed. The exception's own words stay the operator's."""
@@ -25,7 +27,11 @@ def of_error(error: ExecutionError | None) -> FailureNote:
 def of_refusal(refusal: GraphRefused) -> FailureNote:
     """Say why a graph was refused."""
     first = refusal.node_errors[0] if refusal.node_errors else None
-    missing = first is not None and first.kind == "value_not_in_list"
+    missing = (
+        first is not None
+        and first.kind == "value_not_in_list"
+        and any(suffix in first.details for suffix in _MODEL_SUFFIXES)
+    )
     return FailureNote(
         "missing-model" if missing else "graph-refused",
         public_text(str(refusal)),

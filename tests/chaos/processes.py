@@ -18,6 +18,7 @@ from typing import Any
 
 import httpx
 
+from app.workflows.registry import load_workflows, standin_models
 from tests.chaos import launcher
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,10 +79,13 @@ class Engine(Process):
 
     def __init__(self, directory: Path, *options: str) -> None:
         directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.command = [sys.executable, "-m", "app.standin", "--port", str(self.port)]
-        self.command += ["--directory", str(directory), *options]
+        models = directory / "models.json"
+        models.write_text(json.dumps(standin_models(load_workflows(ROOT / "workflows"))))
+        self.command += ["--directory", str(directory), "--models-from", str(models), *options]
         self.log = directory / "standin.log"
         self.child: subprocess.Popen[bytes] | None = None
 
@@ -126,6 +130,7 @@ class Gateway(Process):
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = directory / "gateway.log"
+        self.log.touch()
         self.child: BaseProcess | None = None
         self.environ = {
             "GATEWAY_PORT": str(self.port),
@@ -177,10 +182,11 @@ class Gateway(Process):
         uploads: dict[str, str] | None = None,
         max_queue_seconds: float | None = None,
         max_run_seconds: float | None = None,
+        priority: int = 0,
         **request: Any,
     ) -> str | None:
         """Submit with an idempotency key; None if the gateway died meanwhile."""
-        body: dict[str, Any] = {"workflow": workflow, "request": request}
+        body: dict[str, Any] = {"workflow": workflow, "request": request, "priority": priority}
         limits = {"max_queue_seconds": max_queue_seconds, "max_run_seconds": max_run_seconds}
         body |= {name: value for name, value in limits.items() if value is not None}
         headers = {"Idempotency-Key": key}

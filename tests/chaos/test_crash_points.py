@@ -62,6 +62,6 @@ def test_every_crash_point_ends_rightly_and_no_prompt_runs_twice(
         directory = tmp_path / str(after)
         shutil.copytree(template.directory, directory)
         died = run_to_crash(Gateway(directory, engine.url), uploads, after=after)
-    ends = [prompt["ended"] for prompt in engine.stats()["prompts"].values()]
+    ends = [prompt["succeeded"] for prompt in engine.stats()["prompts"].values()]
     assert sum(ends) == after, "the engine survived each time, so each job ran exactly once"
     assert after > 15, "the hook killed too rarely to have met the whole path"

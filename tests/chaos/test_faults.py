@@ -1,0 +1,272 @@
+"""An engine that misbehaves in every way it knows, and a gateway that ends each job rightly."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.chaos.processes import Engine, Gateway, until
+
+FAST = {
+    "GATEWAY_STALL_SECONDS": "1.5",
+    "GATEWAY_STALL_LOADING_SECONDS": "1.5",
+    "GATEWAY_INTERRUPT_SECONDS": "2",
+}
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    engine = Engine(tmp_path / "engine", "--no-work", "--step-seconds", "0.05", "--probe-nodes")
+    engine.start()
+    yield engine
+    engine.kill()
+
+
+@pytest.fixture
+def gateway(engine: Engine, tmp_path: Path) -> Iterator[Gateway]:
+    gateway = Gateway(tmp_path / "gateway", engine.url, **FAST)
+    gateway.start()
+    yield gateway
+    gateway.kill()
+
+
+def losses(gateway: Gateway, job_id: str) -> list[str]:
+    return [event["data"]["loss"] for event in gateway.events(job_id) if "loss" in event["data"]]
+
+
+def dance(gateway: Gateway, key: str, **more: Any) -> str:
+    job_id = gateway.submit(key, workflow="steadydancer", prompt="dancing", frames=5, **more)
+    assert job_id is not None
+    return job_id
+
+
+def long_dance(gateway: Gateway, key: str) -> str:
+    """A job that samples for about two seconds."""
+    return dance(gateway, key, mode="quality", steps=40)
+
+
+def cancel(gateway: Gateway, job_id: str) -> dict[str, Any]:
+    answer = httpx.post(f"{gateway.url}/v1/jobs/{job_id}/cancel", timeout=10)
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [
+        ("reject", "graph-refused"),
+        ("node_errors_200", "graph-refused"),
+        ("raise", "execution-error"),
+        ("cuda_fault", "cuda-fault"),
+    ],
+)
+def test_what_cannot_succeed_fails_once_and_says_why(
+    engine: Engine, gateway: Gateway, mode: str, kind: str
+) -> None:
+    engine.misbehave(mode, times=1)
+    job = gateway.ended(dance(gateway, mode))
+    assert job["status"] == "failed"
+    assert job["error"]["type"] == kind
+    assert job["attempt"] == 1
+    assert job["error"]["advice"]
+    assert "/" not in job["error"]["detail"].replace("n/a", ""), "a path of the server"
+
+
+@pytest.mark.parametrize(
+    ("mode", "loss"),
+    [
+        ("out_of_memory", "out-of-memory"),
+        ("hang", "engine-stalled"),
+    ],
+)
+def test_what_may_succeed_is_tried_again_and_succeeds(
+    engine: Engine, gateway: Gateway, mode: str, loss: str
+) -> None:
+    engine.misbehave(mode, times=1)
+    job_id = dance(gateway, mode)
+    job = gateway.ended(job_id)
+    assert job["status"] == "succeeded", job["error"]
+    assert losses(gateway, job_id) == [loss]
+    assert job["attempt"] == 2
+    assert gateway.video(job_id)
+
+
+@pytest.mark.parametrize("mode", ["broken_file", "missing_file"])
+def test_a_run_without_a_whole_video_is_made_again(
+    engine: Engine, gateway: Gateway, mode: str
+) -> None:
+    engine.misbehave(mode, times=1)
+    job_id = gateway.submit(mode)
+    assert job_id is not None
+    job = gateway.ended(job_id)
+    assert job["status"] == "succeeded", job["error"]
+    assert losses(gateway, job_id) == ["output-missing"]
+    assert gateway.video(job_id)
+
+
+def test_a_prompt_that_the_engine_forgot_in_mid_run_is_run_again(
+    engine: Engine, gateway: Gateway
+) -> None:
+    job_id = long_dance(gateway, "forget")
+    until(lambda: gateway.job(job_id)["started_at"], seconds=20, what="it runs")
+    engine.misbehave("forget", times=1)
+    job = gateway.ended(job_id)
+    assert job["status"] == "succeeded", job["error"]
+    assert losses(gateway, job_id) == ["engine-forgot"]
+
+
+@pytest.mark.parametrize("mode", ["drop_socket", "silent_socket", "lose_answer"])
+def test_what_only_seems_wrong_costs_no_attempt(
+    engine: Engine, gateway: Gateway, mode: str
+) -> None:
+    engine.misbehave(mode, times=1)
+    job_id = dance(gateway, mode)
+    job = gateway.ended(job_id)
+    assert job["status"] == "succeeded", job["error"]
+    assert job["attempt"] == 1
+    started = [prompt["started"] for prompt in engine.stats()["prompts"].values()]
+    assert started == [1], "a lost answer was sent again blindly"
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "attempts"),
+    [
+        ("out_of_memory", "out-of-memory", 2),
+        ("broken_file", "output-missing", 3),
+        ("hang", "engine-stalled", 2),
+    ],
+)
+def test_a_loop_ends(engine: Engine, gateway: Gateway, mode: str, kind: str, attempts: int) -> None:
+    engine.misbehave(mode, times=50)
+    job = gateway.ended(dance(gateway, mode))
+    assert job["error"]["type"] == kind
+    assert job["attempt"] == attempts
+
+
+def test_an_engine_that_dies_twice_under_a_job_quarantines_it(
+    engine: Engine, gateway: Gateway
+) -> None:
+    job_id = long_dance(gateway, "poison")
+    for _ in range(2):
+        until(lambda: gateway.job(job_id)["started_at"], seconds=20, what="the job runs")
+        engine.kill()
+        engine.start()
+        until(
+            lambda: gateway.job(job_id)["started_at"] is None or gateway.status(job_id) == "failed",
+            seconds=20,
+            what="the death is noticed",
+        )
+    job = gateway.ended(job_id)
+    assert job["error"]["type"] == "poison-job"
+    assert not job["error"]["retryable"]
+
+
+def test_a_staged_prompt_that_never_began_does_not_count_when_the_engine_dies(
+    engine: Engine, gateway: Gateway
+) -> None:
+    engine.misbehave("hang", times=1)
+    first = dance(gateway, "first")
+    until(lambda: gateway.job(first)["started_at"], seconds=20, what="the first runs")
+    second = dance(gateway, "second")
+    until(lambda: gateway.job(second)["phase"] == "staged", seconds=20, what="the second is staged")
+    assert gateway.job(second)["started_at"] is None
+    engine.kill()
+    engine.start()
+    assert gateway.ended(second)["status"] == "succeeded"
+    assert losses(gateway, second) == ["not-started"]
+    assert gateway.ended(first)["status"] == "succeeded"
+
+
+def test_cancel_ends_a_job_wherever_it_is_and_touches_no_other(
+    engine: Engine, gateway: Gateway
+) -> None:
+    engine.misbehave("hang", times=1)
+    running = dance(gateway, "running")
+    until(lambda: gateway.job(running)["started_at"], seconds=20, what="the first runs")
+    staged = dance(gateway, "staged")
+    until(lambda: gateway.job(staged)["phase"] == "staged", seconds=20, what="the second is staged")
+    queued = dance(gateway, "queued")
+    last = dance(gateway, "last")
+
+    assert cancel(gateway, queued)["status"] == "canceled"
+    assert cancel(gateway, staged)["status"] == "canceled"
+    assert gateway.job(running)["status"] == "running", "somebody else's cancel hit it"
+    assert cancel(gateway, running)["status"] == "canceled"
+    assert cancel(gateway, running)["status"] == "canceled", "canceling again changed something"
+    assert gateway.ended(last)["status"] == "succeeded"
+    assert _ran(engine) == 1, "a canceled prompt ran to its end"
+
+
+def test_a_run_that_takes_too_long_is_stopped_in_the_engine_too(
+    engine: Engine, gateway: Gateway
+) -> None:
+    job_id = dance(gateway, "slow", mode="quality", steps=50, max_run_seconds=0.5)
+    assert gateway.ended(job_id)["error"]["type"] == "deadline-exceeded"
+    after = dance(gateway, "after")
+    assert gateway.ended(after)["status"] == "succeeded"
+    assert _ran(engine) == 1, "the overdue run went on"
+
+
+def test_a_wait_that_takes_too_long_ends_with_the_deadline(
+    engine: Engine, gateway: Gateway
+) -> None:
+    httpx.post(f"{gateway.url}/v1/system/drain", timeout=5).raise_for_status()
+    job_id = dance(gateway, "waits", max_queue_seconds=0.2)
+    assert gateway.ended(job_id)["error"]["type"] == "deadline-exceeded"
+    assert _ran(engine) == 0
+
+
+def test_a_frozen_gateway_goes_on_where_the_job_is_by_then(
+    engine: Engine, gateway: Gateway
+) -> None:
+    job_id = long_dance(gateway, "frozen")
+    until(lambda: gateway.job(job_id)["started_at"], seconds=20, what="it runs")
+    gateway.signal(signal.SIGSTOP)
+    until(lambda: _ran(engine) == 1, seconds=20, what="the engine ends the run alone")
+    gateway.signal(signal.SIGCONT)
+    job = gateway.ended(job_id)
+    assert (job["status"], job["attempt"]) == ("succeeded", 1), gateway.events(job_id)
+
+
+def test_a_frozen_engine_is_not_taken_for_dead(engine: Engine, gateway: Gateway) -> None:
+    job_id = long_dance(gateway, "frozen")
+    until(lambda: gateway.job(job_id)["started_at"], seconds=20, what="it runs")
+    engine.signal(signal.SIGSTOP)
+    time.sleep(0.5)  # the length of the freeze, not a wait for something
+    engine.signal(signal.SIGCONT)
+    job = gateway.ended(job_id)
+    assert (job["status"], job["attempt"]) == ("succeeded", 1)
+
+
+def test_draining_starts_nothing_and_resuming_goes_on(engine: Engine, gateway: Gateway) -> None:
+    drain = httpx.post(f"{gateway.url}/v1/system/drain", timeout=5)
+    assert drain.status_code == 200, drain.text
+    job_id = dance(gateway, "drained")
+    ready = httpx.get(f"{gateway.url}/readyz", timeout=5)
+    assert ready.status_code == 503
+    assert "drain" in ready.text
+    assert gateway.job(job_id)["status"] == "queued"
+    assert _ran(engine) == 0
+    httpx.post(f"{gateway.url}/v1/system/resume", timeout=5).raise_for_status()
+    assert gateway.ended(job_id)["status"] == "succeeded"
+
+
+def test_a_clean_stop_and_a_start_go_on_with_the_same_attempt(
+    engine: Engine, gateway: Gateway
+) -> None:
+    job_id = long_dance(gateway, "stopped")
+    until(lambda: gateway.job(job_id)["started_at"], seconds=20, what="it runs")
+    gateway.stop()
+    gateway.start()
+    job = gateway.ended(job_id)
+    assert (job["status"], job["attempt"]) == ("succeeded", 1)
+
+
+def _ran(engine: Engine) -> int:
+    return sum(prompt["succeeded"] for prompt in engine.stats()["prompts"].values())
