@@ -8,8 +8,10 @@ set -Eeuo pipefail
 usage() {
   cat <<'TEXT'
 Usage: start.sh [--dry-run]
+       start.sh --exec COMMAND [ARGUMENT...]
 
   --dry-run   Print the settings that would be used; make and start nothing.
+  --exec      Run another command under the same settings, such as `steadydancer models list`.
 
 Reads (all optional; .env.example has more):
   DATA_DIR         Where everything that must last lies. Default: a folder steadydancer on the
@@ -25,9 +27,15 @@ TEXT
 }
 
 DRY_RUN=false
+other=()
 case ${1-} in
   "") ;;
   --dry-run) DRY_RUN=true ;;
+  --exec)
+    shift
+    (($#)) || { usage >&2; exit "$EXIT_USAGE"; }
+    other=("$@")
+    ;;
   -h | --help) usage; exit "$EXIT_OK" ;;
   *) usage >&2; exit "$EXIT_USAGE" ;;
 esac
@@ -69,6 +77,7 @@ look_at_the_card() {
     return
   fi
   if ! total=$(total_vram_mib); then
+    ((${#other[@]} == 0)) || return 0
     die "$EXIT_FAILED" "no NVIDIA card can be read (nvidia-smi). Start the container with a GPU" \
       "(docker run --gpus all), or use the image's cpu or gateway target."
   fi
@@ -78,11 +87,12 @@ look_at_the_card() {
     true | false) ;;
     *) die "$EXIT_USAGE" "LOW_VRAM is auto, true or false, not $LOW_VRAM" ;;
   esac
-  if ((total < 11000)); then
+  ((${#other[@]} == 0)) || QUIET=true
+  if ((total < 11000)) && [[ -z ${QUIET-} ]]; then
     warn "the card has $total MiB; SteadyDancer needs about 12 GB. Jobs may be refused."
   fi
   export GATEWAY_WORKFLOW_OVERRIDES=${GATEWAY_WORKFLOW_OVERRIDES:-$(choose_variant "$total")}
-  say "card: $total MiB in all, low VRAM: $LOW_VRAM"
+  [[ -n ${QUIET-} ]] || warn "card: $total MiB in all, low VRAM: $LOW_VRAM"
 }
 
 # --- environment ---------------------------------------------------------------------------------
@@ -90,7 +100,7 @@ look_at_the_card() {
 settle() {
   export DATA_DIR=${DATA_DIR:-$(default_data_dir)}
   look_at_the_card
-  export LOW_VRAM IMAGE_KIND=$kind
+  export LOW_VRAM=${LOW_VRAM:-auto} IMAGE_KIND=$kind
   export GATEWAY_HOST=${GATEWAY_HOST:-0.0.0.0} GATEWAY_PORT=${GATEWAY_PORT:-8000}
   export GATEWAY_DATA_DIR=${GATEWAY_DATA_DIR:-$DATA_DIR/gateway}
   export GATEWAY_WORKFLOWS_DIR=${GATEWAY_WORKFLOWS_DIR:-$home/workflows}
@@ -151,6 +161,7 @@ bring_models() {
 }
 
 settle
+if ((${#other[@]})); then exec "${other[@]}"; fi
 if $DRY_RUN; then
   env | grep -E '^(GATEWAY_|DATA_DIR|LOW_VRAM|DOWNLOAD_MODELS|PAGE_PORT|HF_HOME|IMAGE_KIND)' | sort
   exit "$EXIT_OK"
