@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from collections.abc import Iterator
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
@@ -18,6 +19,9 @@ Model = TypeVar("Model", bound=BaseModel)
 
 MAX_DEPTH = 16
 """Nothing that the API takes is nested deeper."""
+
+MAX_VALUES = 1_000
+"""Nothing that the API takes has more values; to judge each of a megabyte's takes seconds."""
 
 
 def media_type(request: Request) -> str:
@@ -98,9 +102,16 @@ def parse_json(data: bytes, *, what: str = "The body") -> object:
         MalformedBody: It is something else, or nested too deep.
         InvalidRequest: A text in it holds what cannot be stored, or a number has no finite value.
     """
+    objects = itertools.count()
+
+    def made(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if next(objects) > MAX_VALUES or len(pairs) > MAX_VALUES:
+            raise ValueError(f"it has more than {MAX_VALUES:,} values")
+        return _no_repeats(pairs)
+
     try:
         value = json.loads(
-            data.decode("utf-8"), object_pairs_hook=_no_repeats, parse_constant=_no_constant
+            data.decode("utf-8"), object_pairs_hook=made, parse_constant=_no_constant
         )
     except UnicodeDecodeError as error:
         raise MalformedBody(f"{what} is not UTF-8 (at byte {error.start}).") from None
@@ -133,29 +144,43 @@ def _no_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is no JSON number")
 
 
+_Path: TypeAlias = tuple[str | int, ...]
+
+
 def _faults(value: object, what: str) -> Iterator[FieldError]:
     """What JSON allows and the gateway cannot keep, wherever it stands."""
-    todo: list[tuple[tuple[str | int, ...], object]] = [((), value)]
-    while todo:
-        path, one = todo.pop()
-        if len(path) > MAX_DEPTH:
-            raise MalformedBody(f"{what} is nested too deep; {MAX_DEPTH} levels are taken.")
-        if isinstance(one, dict):
-            for name, member in one.items():
-                if fault := _text_fault(name):
-                    yield FieldError(pointer(path), f"A name in the object {fault}")
-                else:
-                    todo.append(((*path, name), member))
-        elif isinstance(one, list):
-            todo += [((*path, index), member) for index, member in enumerate(one)]
-        elif isinstance(one, str):
+    for path, one in _values(value, what):
+        if isinstance(one, str):
             if fault := _text_fault(one):
                 yield FieldError(pointer(path), f"{_name(path)} {fault}")
         elif isinstance(one, float) and not math.isfinite(one):
             yield FieldError(pointer(path), f"{_name(path)} is too large for a number.")
+        elif isinstance(one, dict):
+            for fault in filter(None, map(_text_fault, one)):
+                yield FieldError(pointer(path), f"A name in the object {fault}")
 
 
-def _name(path: tuple[str | int, ...]) -> str:
+def _values(value: object, what: str) -> Iterator[tuple[_Path, object]]:
+    """Every value with its path. Not recursive: what is nested deep must not break the stack."""
+    todo: list[tuple[_Path, object]] = [((), value)]
+    seen = 0
+    while todo:
+        path, one = todo.pop()
+        seen += 1
+        inner: Sequence[tuple[str | int, object]] = ()
+        if isinstance(one, dict):
+            inner = list(one.items())
+        elif isinstance(one, list):
+            inner = list(enumerate(one))
+        if len(path) > MAX_DEPTH:
+            raise MalformedBody(f"{what} is nested too deep; {MAX_DEPTH} levels are taken.")
+        if seen + len(inner) > MAX_VALUES:
+            raise MalformedBody(f"{what} has more than {MAX_VALUES:,} values.")
+        todo += [((*path, name), member) for name, member in inner]
+        yield path, one
+
+
+def _name(path: _Path) -> str:
     return str(path[-1])[:80] if path else "The text"
 
 

@@ -58,6 +58,9 @@ HTTP_PROBLEMS: dict[int, tuple[str, str]] = {
 """Code and title of what goes wrong in HTTP itself, before any room is asked."""
 
 _MOST_SHOWN = 80
+_MOST_CHARACTERS = 2_000
+_MOST_FAULTS = 32
+"""A caller who sends a megabyte of nonsense is not sent more of it back."""
 
 
 def problem(
@@ -76,11 +79,12 @@ def problem(
         "code": code,
         "title": title,
         "status": status,
-        "detail": detail,
+        "detail": _cut(detail),
     }
     if faults:
         document["errors"] = [
-            {"pointer": fault.pointer, "detail": fault.detail} for fault in faults
+            {"pointer": _cut(fault.pointer), "detail": _cut(fault.detail)}
+            for fault in faults[:_MOST_FAULTS]
         ]
     # Text of the caller may hold half a surrogate pair, which UTF-8 cannot: ASCII escapes can.
     body = json.dumps({**document, **extra}).encode()
@@ -199,6 +203,10 @@ def _words(entry: ErrorDetails, name: str) -> str:
     if rule == entry["msg"]:
         rule = rule[:1].lower() + rule[1:]
     return f"{name} is {_shown(entry.get('input'))}; {rule}."
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[: _MOST_CHARACTERS - 1]}…"
 
 
 def _shown(value: object) -> str:
