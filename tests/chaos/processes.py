@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -29,10 +31,17 @@ _PYCACHE = Path(tempfile.gettempdir()) / f"gateway-tests-pycache-{os.getuid()}"
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    """A port that nobody listens on now, below those the kernel gives to clients.
+
+    A client that keeps calling a dead server's port can be given that very port for its own end,
+    connect to itself, and keep the server from coming back.
+    """
+    while True:
+        port = random.SystemRandom().randrange(10_000, 30_000)
+        with socket.socket() as found, suppress(OSError):
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            found.bind(("127.0.0.1", port))
+            return port
 
 
 def until(condition: Callable[[], Any], *, seconds: float, what: str) -> Any:
