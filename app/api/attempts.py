@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 from sqlmodel import Session, col, select
 
 from app import errors
-from app.access.scopes import seen_owner
+from app.access.scopes import Scope, seen_owner
 from app.api.answers import CALLER, refusals, tagged_answer
 from app.api.deps import JobId, Reader, TheServices
 from app.api.models import Attempt, AttemptList
@@ -25,8 +25,11 @@ router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"])
 async def list_attempts(
     request: Request, caller: Reader, job_id: JobId, services: TheServices
 ) -> Response:
-    """Give every attempt, how it ended, and its GPU memory over time where a card was read."""
-    owner = seen_owner(caller)
+    """Give every attempt, how it ended, and its GPU memory over time where a card was read.
+
+    `detail` may hold paths of the engine's machine; only `admin` is told.
+    """
+    owner, admin = seen_owner(caller), caller.has(Scope.ADMIN)
 
     def look(session: Session) -> tuple[Attempt, ...]:
         views.load(session, job_id, owner=owner)
@@ -35,6 +38,7 @@ async def list_attempts(
             .where(col(tables.Attempt.job_id) == job_id)
             .order_by(col(tables.Attempt.number))
         )
-        return tuple(Attempt.model_validate(row, from_attributes=True) for row in rows)
+        found = (Attempt.model_validate(row, from_attributes=True) for row in rows)
+        return tuple(one if admin else one.model_copy(update={"detail": None}) for one in found)
 
     return tagged_answer(request, AttemptList(attempts=await services.db.read(look)))

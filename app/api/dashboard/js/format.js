@@ -105,7 +105,9 @@ export function timeOfDay(time) {
 }
 
 export function fieldWords(name) {
-  const words = name.replaceAll("_", " ");
+  const words = name
+    .replaceAll("_", " ")
+    .replace(/\b(fps|cfg|crf)\b/g, (abbreviation) => abbreviation.toUpperCase());
   return words.charAt(0).toUpperCase() + words.slice(1);
 }
 

@@ -1,8 +1,8 @@
 // Memory over time. uPlot draws; this gives it the page's colors and size.
-import { gib } from "../format.js";
 import { html, useEffect, useRef } from "../ui.js";
 
 const HEIGHT = 160;
+const GIB_STEPS = [0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128].map((gib) => gib * 1024);
 
 function color(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -24,7 +24,7 @@ function options(width, { series, time, top }) {
     scales: { x: { time }, y: { range: (_plot, _low, high) => [0, Math.max(top || 0, high || 1)] } },
     axes: [
       { ...axis, values: time ? undefined : (_plot, marks) => marks.map((mark) => `${mark} s`) },
-      { ...axis, size: 64, values: (_plot, marks) => marks.map((mark) => gib(mark)) },
+      { ...axis, size: 64, incrs: GIB_STEPS, values: (_plot, marks) => marks.map((mark) => `${mark / 1024} GiB`) },
     ],
     series: [
       {},

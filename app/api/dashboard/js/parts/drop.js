@@ -75,7 +75,7 @@ export function DropZone({ name, title, help, kind, uploadId, fault, onUpload })
       onDrop=${dropped}
     >
       <div class="drop-picture">
-        ${source && (kind === "image" ? html`<img src=${source} alt=${title} />` : html`<video src=${source} aria-label=${title} muted loop playsinline controls preload="metadata"></video>`)}
+        ${source && (kind === "image" ? html`<img src=${source} alt=${title} />` : html`<video src=${`${source}#t=0.01`} aria-label=${title} muted loop playsinline controls preload="metadata"></video>`)}
         ${sending && html`<${Sending} sending=${sending} onCancel=${() => current.current?.cancel()} />`}
         ${!source && !sending && html`<p class="quiet">Drop ${kind === "video" ? "a video" : "an image"} here</p>`}
       </div>

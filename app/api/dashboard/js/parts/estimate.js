@@ -15,7 +15,7 @@ export function useEstimate(workflow, request) {
       try {
         const data = await post(
           `/v1/workflows/${workflow.name}/estimate`,
-          { request: JSON.parse(text) },
+          { request: { ...standIns(workflow), ...JSON.parse(text) } },
           { signal: control.signal },
         );
         setState({ data, error: null, faults: {} });
@@ -36,6 +36,12 @@ export function useEstimate(workflow, request) {
     };
   }, [workflow.name, text]);
   return state;
+}
+
+/** Texts that are needed and not yet written change nothing of what a request takes. */
+function standIns({ request_schema: { required = [], properties } }) {
+  const texts = required.filter((name) => properties[name].type === "string");
+  return Object.fromEntries(texts.map((name) => [name, properties[name].examples?.[0] ?? "…"]));
 }
 
 export function EstimatePanel({ estimate, onApply }) {

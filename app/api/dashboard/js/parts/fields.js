@@ -56,7 +56,7 @@ export function Field({ name, schema, value, fallback, fault, onChange }) {
 
 /** Sentence case, as everywhere else on the page. */
 function sentence(title) {
-  return title.charAt(0) + title.slice(1).toLowerCase();
+  return fieldWords(title.toLowerCase());
 }
 
 function input({ common, shape, value, fallback, onChange }) {

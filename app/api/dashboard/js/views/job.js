@@ -49,11 +49,14 @@ export function JobView({ id }) {
     <${Panes} job=${job} preview=${live.preview} />
     <${Going} job=${job} />
     <div class="columns">
+      <div>
       <section class="panel" aria-labelledby="timeline-title">
         <h2 id="timeline-title">Timeline</h2>
         <${PhaseBar} events=${live.list} job=${job} />
         <${EventList} events=${live.list} job=${job} />
       </section>
+        <${Attempts} job=${job} />
+      </div>
       <div>
         <section class="panel" aria-labelledby="facts-title">
           <h2 id="facts-title">Facts</h2>
@@ -65,7 +68,6 @@ export function JobView({ id }) {
         </section>
       </div>
     </div>
-    <${Attempts} job=${job} />
   </article>`;
 }
 
@@ -148,7 +150,7 @@ function Going({ job }) {
   return html`<section class="panel going" aria-labelledby="going-title">
     <h2 id="going-title" class="visually-hidden">Progress</h2>
     <div class="going-line number" aria-live="polite">
-      <strong>${phaseWords(job.phase)}</strong>
+      <strong class="sentence">${phaseWords(job.phase)}</strong>
       <span>${[place, progress.step === null ? null : `step ${progress.step} of ${progress.steps}`, progress.node].filter(Boolean).join(" · ")}</span>
       <span class="going-end">${percent(progress.fraction)}${progress.eta_seconds === null ? "" : ` · about ${duration(progress.eta_seconds)} left`}</span>
     </div>
@@ -192,15 +194,15 @@ function Settings({ job }) {
   const shown = Object.entries(job.request).filter(([, one]) => one === null || typeof one !== "object");
   const defaults = data?.defaults || {};
   const chosen = ([name, one]) => !(name in defaults) || (defaults[name] !== null && defaults[name] !== one);
-  return html`<dl class="facts">
-    ${shown.map((entry) => {
-      const [name, one] = entry;
-      const long = typeof one === "string" && one.length > 32;
-      return html`<${Fact} key=${name} name=${fieldWords(name)} wide=${long}>
-        <span class=${data && !chosen(entry) ? "quiet" : ""} lang=${name === "negative_prompt" && /[\u4e00-\u9fff]/.test(one) ? "zh" : null}>${value(one)}</span>
-      <//>`;
-    })}
-  </dl>`;
+  const rest = data ? shown.filter((entry) => !chosen(entry)) : [];
+  return html`<dl class="facts">${shown.filter((entry) => !rest.includes(entry)).map(setting)}</dl>
+    ${rest.length > 0 && html`<details><summary>As by default (${rest.length})</summary><dl class="facts">${rest.map(setting)}</dl></details>`}`;
+}
+
+function setting([name, one]) {
+  const long = typeof one === "string" && one.length > 32;
+  const chinese = typeof one === "string" && /[\u4e00-\u9fff]/.test(one);
+  return html`<${Fact} key=${name} name=${fieldWords(name)} wide=${long}><span lang=${chinese ? "zh" : null}>${value(one)}</span><//>`;
 }
 
 function Attempts({ job }) {

@@ -97,17 +97,12 @@ function EnginePanel({ engine, system, next }) {
         ? html`<${MemoryPicture}
               gpu=${gpu}
               need=${next.need}
-              needName=${next.job ? (next.learned ? "Next job, as measured" : "Next job, as estimated") : "Next job"}
+              needName="Next job needs"
             />
             <${History} gpu=${gpu} need=${next.need} />`
         : !engine.gpu_problem &&
-          html`<p class="quiet">
-            ${
-              system.admission === "off"
-                ? "No card is read, since admission is off: jobs start without a look at GPU memory."
-                : "The card was not read yet."
-            }
-          </p>`
+          system.admission !== "off" &&
+          html`<p class="quiet">The card was not read yet.</p>`
     }
     <${Admission} engine=${engine} next=${next} />
     <div class="slots">
@@ -121,7 +116,7 @@ function Admission({ engine, next }) {
   const wait = next.job?.waiting;
   return html`<div class="admission">
     <h3>Admission</h3>
-    <p class="two-lines">${wait ? wait.detail : next.job?.reason || engine.admission}</p>
+    <p class="two-lines sentence">${wait ? wait.detail : next.job?.reason || engine.admission}</p>
     <p class="quiet one-line">
       ${
         next.job
@@ -167,7 +162,7 @@ function Slot({ title, id, idle }) {
   </div>`;
 }
 
-const NOTHING = { job: null, need: null, learned: false };
+const NOTHING = { job: null, need: null };
 
 /**
  * The job that is offered first, and what it needs. The list is newest first, so the oldest queued
@@ -211,7 +206,7 @@ async function findNext(oldestSeconds, signal) {
     null,
   );
   if (!job) return NOTHING;
-  if (job.waiting) return { job, need: job.waiting.need_mib, learned: false };
+  if (job.waiting) return { job, need: job.waiting.need_mib };
   if (!estimates.has(job.id)) {
     const { reference_image: _image, driving_video: _video, ...request } = job.request;
     if (estimates.size > 200) estimates.clear();
@@ -221,5 +216,5 @@ async function findNext(oldestSeconds, signal) {
     );
   }
   const estimate = estimates.get(job.id);
-  return { job, need: estimate?.need_mib ?? null, learned: estimate?.learned ?? false };
+  return { job, need: estimate?.need_mib ?? null };
 }

@@ -1,0 +1,163 @@
+"""Debian's Chromium against real gateways and stand-ins."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright
+
+from app.workflows.registry import load_workflows, standin_models
+from tests.dashboard.servers import NOBODY, ROOT, Engine, Gateway, fill
+
+CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+SHOTS = ROOT / "test-artifacts" / "dashboard"
+TIMEOUT_MS = 8000
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if CHROMIUM.exists() or os.environ.get("GATEWAY_TEST_NO_SKIP") == "1":
+        return
+    skip = pytest.mark.skip(reason=f"no Chromium at {CHROMIUM}: apt-get install chromium")
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(skip)
+
+
+@dataclass(frozen=True)
+class World:
+    """A gateway with a simulated card, in front of a stand-in that has everything."""
+
+    engine: Engine
+    gateway: Gateway
+
+
+@dataclass(frozen=True)
+class Locked:
+    """A gateway that needs a key, in front of a stand-in that has no models."""
+
+    gateway: Gateway
+    admin: dict[str, Any]
+
+    def key(self, *scopes: str, name: str = "team") -> dict[str, Any]:
+        answer = httpx.post(
+            f"{self.gateway.url}/v1/keys",
+            json={"name": name, "scopes": list(scopes)},
+            headers=self.headers,
+        )
+        assert answer.status_code == 201, answer.text
+        return dict(answer.json())
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.admin['key']}"}
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    place = tmp_path_factory.mktemp("world")
+    models = standin_models(load_workflows(ROOT / "workflows"))
+    engine = Engine(place / "engine", models=models, step_seconds=0.2)
+    gateway = Gateway(place / "gateway", engine.url, card=True)
+    with engine.running(), gateway.running():
+        yield World(engine, gateway)
+
+
+@pytest.fixture(scope="session")
+def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Locked]:
+    place = tmp_path_factory.mktemp("locked")
+    engine = Engine(place / "engine", models={}, step_seconds=0.05)
+    gateway = Gateway(place / "gateway", engine.url)
+    with engine.running(), gateway.running():
+        made = httpx.post(f"{gateway.url}/v1/keys", json={"name": "boss", "scopes": ["admin"]})
+        assert made.status_code == 201, made.text
+        yield Locked(gateway, made.json())
+
+
+@pytest.fixture(scope="session")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """10,000 jobs, of which 1,000 wait for an engine that is dead."""
+    place = tmp_path_factory.mktemp("full") / "gateway"
+    fill(place, 10_000)
+    gateway = Gateway(place, NOBODY)
+    with gateway.running():
+        yield gateway
+
+
+@pytest_asyncio.fixture(loop_scope="session", scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        launched = await playwright.chromium.launch(
+            executable_path=str(CHROMIUM), headless=True, args=FLAGS
+        )
+        yield launched
+        await launched.close()
+
+
+class Watched:
+    """A page, and what went wrong on it that nobody asked for."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.faults: list[str] = []
+        page.on("pageerror", lambda error: self.faults.append(f"thrown: {error}"))
+        page.on("console", lambda message: self._said(message.type, message.text))
+        page.on("request", lambda request: self._asked(request.url))
+
+    def _said(self, kind: str, text: str) -> None:
+        # The browser itself reports every refused call; what the page makes of it is tested.
+        if kind in {"error", "warning"} and not text.startswith("Failed to load resource"):
+            self.faults.append(f"{kind}: {text}")
+
+    def _asked(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in {"data", "blob"} and parts.hostname != "127.0.0.1":
+            self.faults.append(f"asked another host: {url}")
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def context(browser: Browser) -> AsyncIterator[BrowserContext]:
+    made = await browser.new_context(
+        viewport={"width": 1280, "height": 860}, reduced_motion="reduce", color_scheme="light"
+    )
+    made.set_default_timeout(TIMEOUT_MS)
+    yield made
+    await made.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def page(context: BrowserContext) -> AsyncIterator[Page]:
+    """A page of which every test demands: no error, no warning, no request to another host."""
+    watched = Watched(await context.new_page())
+    yield watched.page
+    assert watched.faults == []
+
+
+async def shoot(page: Page, name: str) -> None:
+    """Keep a picture for people to look at."""
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    await page.evaluate("scrollTo(0, 0)")
+    await page.screenshot(path=SHOTS / f"{name}.png", full_page=True)
+
+
+async def opened(page: Page, gateway: Gateway, place: str, heading: str) -> None:
+    """Open a view and wait until it has its heading."""
+    await page.goto(f"{gateway.url}/{place}")
+    await page.get_by_role("heading", level=1, name=heading).wait_for()

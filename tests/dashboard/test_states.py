@@ -1,0 +1,188 @@
+"""Odd states: nothing there, very much there, dead engine, revoked key, lost network."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from playwright.async_api import BrowserContext, Page, Route, expect
+
+from tests.dashboard.conftest import Locked, World, opened, shoot
+from tests.dashboard.servers import Gateway
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def sign_in(page: Page, locked: Locked, key: str) -> None:
+    await opened(page, locked.gateway, "", "Sign in")
+    await page.get_by_label("API key").fill(key)
+    await page.get_by_role("button", name="Sign in").click()
+    await expect(page.get_by_role("heading", level=1, name="Now")).to_be_visible()
+
+
+async def test_a_wrong_key_is_refused_and_a_right_one_is_kept_where_scripts_cannot_read_it(
+    page: Page, context: BrowserContext, locked: Locked
+) -> None:
+    await opened(page, locked.gateway, "", "Sign in")
+    await page.get_by_label("API key").fill("sdk_nonsense")
+    await page.get_by_role("button", name="Sign in").click()
+    await expect(page.locator("#key-problem")).not_to_be_empty()
+    await shoot(page, "sign-in")
+    await sign_in(page, locked, locked.admin["key"])
+    assert await page.evaluate("document.cookie") == ""
+    kept = await page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}])")
+    assert locked.admin["key"] not in kept
+    cookie = next(one for one in await context.cookies() if one["name"] == "steadydancer_session")
+    assert cookie["httpOnly"]
+    assert cookie["sameSite"] == "Strict"
+    await page.get_by_role("button", name="Sign out").click()
+    await expect(page.get_by_role("heading", level=1, name="Sign in")).to_be_visible()
+
+
+async def test_a_revoked_key_is_said_and_another_one_goes_on_at_the_same_place(
+    page: Page, locked: Locked
+) -> None:
+    made = locked.key("submit", "read", name="soon gone")
+    await sign_in(page, locked, made["key"])
+    await page.get_by_role("link", name="Engine").click()
+    await expect(page.get_by_text("Draining needs an admin key.")).to_be_visible()
+    assert locked.gateway.call("DELETE", f"/v1/keys/{made['id']}", **locked.headers) == 200
+    await expect(page.get_by_role("heading", level=1, name="Sign in")).to_be_visible()
+    await expect(page.get_by_role("alert").first).not_to_be_empty()
+    await page.get_by_label("API key").fill(locked.admin["key"])
+    await page.get_by_role("button", name="Sign in").click()
+    await expect(page.get_by_role("heading", level=1, name="Engine")).to_be_visible()
+    await expect(page.get_by_role("button", name="Drain")).to_be_visible()
+
+
+async def test_missing_models_are_named_and_an_empty_list_invites(
+    page: Page, locked: Locked
+) -> None:
+    await sign_in(page, locked, locked.admin["key"])
+    await page.get_by_role("link", name="Engine").click()
+    missing = page.get_by_role("table", name="Missing for SteadyDancer")
+    await expect(missing).to_contain_text("Model file")
+    await expect(missing).to_contain_text(re.compile(r"\.(safetensors|gguf|pth|onnx)"))
+    await shoot(page, "engine-missing")
+    await page.get_by_role("link", name="Jobs").click()
+    await expect(page.get_by_text("No jobs yet.")).to_be_visible()
+    await shoot(page, "jobs-none")
+    await page.get_by_role("link", name="Make the first one").click()
+    await expect(page.get_by_label("Workflow")).to_be_visible()
+
+
+async def test_a_key_that_may_only_read_is_told_so(page: Page, locked: Locked) -> None:
+    await sign_in(page, locked, locked.key("read", name="looker")["key"])
+    await page.get_by_role("link", name="New job").click()
+    await expect(page.get_by_text("This key may look, but not submit.")).to_be_visible()
+    await expect(page.get_by_role("button", name="Send")).to_be_disabled()
+
+
+async def test_a_stale_cookie_of_another_gateway_is_no_obstacle(
+    page: Page, context: BrowserContext, world: World
+) -> None:
+    await context.add_cookies(
+        [{"name": "steadydancer_session", "value": "sds_other", "url": world.gateway.url}]
+    )
+    await opened(page, world.gateway, "", "Now")
+
+
+async def test_a_dead_engine_is_said_in_words(page: Page, full: Gateway) -> None:
+    await opened(page, full, "", "Now")
+    await expect(page.get_by_role("alert")).to_contain_text("ComfyUI is unreachable")
+    await expect(page.locator(".figures")).to_contain_text("1,000")
+    await expect(page.locator(".admission")).to_contain_text("job 9000")
+    await shoot(page, "now-dead-engine")
+    await page.get_by_role("link", name="Engine", exact=True).click()
+    await expect(page.get_by_role("heading", name="Not ready")).to_be_visible()
+
+
+async def test_ten_thousand_jobs_are_paged_filtered_and_found(page: Page, full: Gateway) -> None:
+    await opened(page, full, "#/jobs", "Jobs")
+    rows = page.locator(".jobs tbody tr")
+    await expect(rows).to_have_count(50)
+    await expect(rows.first).to_contain_text("job 9999")
+    await shoot(page, "jobs-many")
+    await page.get_by_role("link", name="Older").click()
+    await expect(rows.first).to_contain_text("job 9949")
+    await expect(page.locator(".pages")).to_contain_text("Page 2")
+    await page.get_by_role("button", name="Back", exact=True).click()
+    await expect(rows.first).to_contain_text("job 9999")
+    await page.get_by_label("Status").select_option("failed")
+    await expect(rows.first).to_contain_text("job 8995")
+    await expect(rows.first).to_contain_text("The GPU ran out of memory")
+    search = page.get_by_role("searchbox", name="Search")
+    await search.fill("job 8990")
+    await search.press("Enter")
+    await expect(rows).to_have_count(1)
+    href = await rows.first.get_by_role("link").get_attribute("href")
+    assert href is not None
+    start = href.rpartition("/")[2][:15]
+    await search.fill(start)
+    await search.press("Enter")
+    await expect(rows).to_have_count(1)
+    await expect(rows.first).to_contain_text("job 8990")
+
+
+async def test_a_lost_network_is_said_and_the_page_comes_back_by_itself(
+    page: Page, context: BrowserContext, world: World
+) -> None:
+    await opened(page, world.gateway, "", "Now")
+    await expect(page.locator(".figures")).to_be_visible()
+    await context.set_offline(True)
+    bar = page.locator(".connection")
+    await expect(bar).to_contain_text("This computer is offline.")
+    await expect(page.locator(".figures")).to_be_visible()
+    await shoot(page, "lost-network")
+    await context.set_offline(False)
+    await expect(bar).to_be_empty()
+
+
+async def test_a_gateway_that_does_not_answer_at_first_is_asked_again(
+    page: Page, world: World
+) -> None:
+    async def refuse(route: Route) -> None:
+        await route.abort()
+
+    await page.route("**/v1/session", refuse)
+    await page.goto(world.gateway.url)
+    await expect(page.locator(".connection")).to_contain_text("does not answer")
+    await page.unroute("**/v1/session")
+    await expect(page.get_by_role("heading", level=1, name="Now")).to_be_visible()
+
+
+async def test_what_did_not_change_is_answered_with_304(page: Page, full: Gateway) -> None:
+    await opened(page, full, "#/jobs", "Jobs")
+    async with page.expect_response(
+        lambda answer: "/v1/jobs?" in answer.url and answer.status == 304, timeout=15000
+    ):
+        pass
+
+
+async def test_a_hidden_page_asks_rarely_and_at_once_when_it_is_seen(
+    page: Page, world: World
+) -> None:
+    await page.add_init_script(
+        "let hidden = false;"
+        "Object.defineProperty(document, 'hidden', {get: () => hidden});"
+        "window.hide = value => { hidden = value;"
+        " document.dispatchEvent(new Event('visibilitychange')); };"
+    )
+    asked: list[str] = []
+    await opened(page, world.gateway, "", "Now")
+    await page.evaluate("hide(true)")
+    # The one call that was planned before.
+    await page.wait_for_timeout(2500)
+    page.on("request", lambda request: asked.append(request.url))
+    await page.wait_for_timeout(3000)
+    assert asked == []
+    async with page.expect_response("**/v1/system", timeout=1500):
+        await page.evaluate("hide(false)")
+
+
+async def test_a_job_that_is_not_there_leads_back(page: Page, world: World) -> None:
+    nobody = "00000000-0000-7000-8000-000000000000"
+    await page.goto(f"{world.gateway.url}/#/job/{nobody}")
+    await expect(page.get_by_role("alert")).to_contain_text("There is no job")
+    await page.goto(f"{world.gateway.url}/#/nowhere")
+    await expect(page.get_by_text("There is no such page.")).to_be_visible()

@@ -1,0 +1,204 @@
+"""Every view, and every action in it."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Page, expect
+
+from tests.dashboard.conftest import World, opened, shoot
+from tests.dashboard.servers import SAMPLES
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def test_a_job_is_made_with_an_estimate_followed_with_previews_and_seen(
+    page: Page, world: World
+) -> None:
+    await opened(page, world.gateway, "#/new", "New job")
+    await page.set_input_files("#field-reference_image", SAMPLES / "photo.jpg")
+    await page.set_input_files("#field-driving_video", SAMPLES / "dance.mp4")
+    await expect(page.get_by_text(re.compile("480 . 832 · 17.4 kB"))).to_be_visible()
+    await page.get_by_label("Prompt", exact=True).fill("a person dances in the rain")
+    await page.get_by_label("Name", exact=True).fill("rain dance")
+    await page.get_by_label("Steps").evaluate("field => field.closest('details').open = true")
+    await page.get_by_label("Steps").fill("8")
+    estimate = page.locator(".estimate")
+    await expect(estimate).to_contain_text("Fits this card")
+    await expect(estimate).to_contain_text(re.compile("480 . 832, 81 frames"))
+    await expect(estimate).to_contain_text("first")
+    await shoot(page, "new-job")
+
+    await page.get_by_role("button", name="Send").click()
+    await expect(page.get_by_role("heading", level=1, name="rain dance")).to_be_visible()
+    await expect(page.get_by_alt_text("Preview while sampling")).to_be_visible()
+    await expect(page.locator(".going-line")).to_contain_text(re.compile(r"step \d of 8"))
+    await shoot(page, "job-running")
+    await expect(page.get_by_role("link", name="Download")).to_be_visible(timeout=20000)
+    await expect(page.locator(".events")).to_contain_text("Succeeded")
+    await expect(page.locator(".events")).to_contain_text("Sampling")
+
+
+async def finished(world: World) -> str:
+    """A job that succeeded; the first that asks makes it."""
+    found = world.gateway.get("/v1/jobs?status=succeeded&limit=1&metadata.name=a%20dance")
+    if found["jobs"]:
+        return str(found["jobs"][0]["id"])
+    job = await asyncio.to_thread(world.gateway.submit, metadata={"name": "a dance"})
+    await asyncio.to_thread(world.gateway.until, job["id"], "succeeded")
+    return str(job["id"])
+
+
+async def test_the_two_videos_run_in_step(page: Page, world: World) -> None:
+    job_id = await finished(world)
+    await page.goto(f"{world.gateway.url}/#/job/{job_id}")
+    await page.get_by_role("button", name="Play", exact=True).click()
+    await page.wait_for_function(
+        "() => [...document.querySelectorAll('video')].filter(v => v.currentTime > 0.6).length == 2"
+    )
+    times = "[...document.querySelectorAll('video')].map(video => video.currentTime)"
+    dance, result = await page.evaluate(times)
+    assert abs(dance - result) < 0.25
+    await page.get_by_role("button", name="Pause").click()
+    await page.get_by_label("Position").fill("1.0")
+    await page.wait_for_function(f"() => {times}.every(at => Math.abs(at - 1.0) < 0.05)")
+    await page.get_by_role("button", name="One frame on").click()
+    await page.wait_for_function(f"() => {times}.every(at => Math.abs(at - 1.0625) < 0.05)")
+    await shoot(page, "job-succeeded")
+
+
+async def test_a_job_shows_settings_files_attempts_and_memory_over_the_run(
+    page: Page, world: World, tmp_path: Path
+) -> None:
+    job_id = await finished(world)
+    await page.goto(f"{world.gateway.url}/#/job/{job_id}")
+    await expect(
+        page.get_by_role("img", name=re.compile("memory during attempt 1"))
+    ).to_be_visible()
+    await expect(page.get_by_role("img", name="The photo")).to_be_visible()
+    await expect(page.get_by_text("As by default")).to_be_visible()
+    await expect(page.get_by_role("link", name="graph")).to_be_visible()
+    async with page.expect_download() as download:
+        await page.get_by_role("link", name="Download").click()
+    saved = tmp_path / "video.mp4"
+    await (await download.value).save_as(saved)
+    assert saved.read_bytes()[4:8] == b"ftyp"
+
+
+async def test_rerun_with_changes_sends_only_what_differs(page: Page, world: World) -> None:
+    job_id = await finished(world)
+    await page.goto(f"{world.gateway.url}/#/job/{job_id}")
+    await page.get_by_role("link", name="Rerun with changes").click()
+    await expect(page.get_by_role("heading", level=1, name="Rerun with changes")).to_be_visible()
+    await page.get_by_label("Prompt", exact=True).fill("another prompt")
+    async with page.expect_request("**/rerun") as sent:
+        await page.get_by_role("button", name="Run again").click()
+    assert (await sent.value).post_data_json == {"overrides": {"prompt": "another prompt"}}
+    await expect(page.get_by_role("link", name="Rerun with changes")).to_be_visible()
+    again = page.url.rpartition("/")[2]
+    assert again != job_id
+    assert world.gateway.call("POST", f"/v1/jobs/{again}/cancel") == 200
+
+
+async def test_a_running_job_is_canceled_and_deleted(page: Page, world: World) -> None:
+    job = await asyncio.to_thread(
+        world.gateway.submit, request={"steps": 8}, metadata={"name": "too long"}
+    )
+    await page.goto(f"{world.gateway.url}/#/job/{job['id']}")
+    await page.get_by_role("button", name="Cancel", exact=True).click()
+    await page.get_by_role("button", name="Cancel it?").click()
+    await expect(page.get_by_text("the job was canceled")).to_be_visible()
+    await page.get_by_role("button", name="Delete", exact=True).click()
+    await page.get_by_role("button", name="Delete it for good?").click()
+    await expect(page.get_by_role("heading", level=1, name="Jobs")).to_be_visible()
+    assert world.gateway.call("GET", f"/v1/jobs/{job['id']}") == 404
+
+
+async def test_a_failed_job_says_why_and_what_to_do(page: Page, world: World) -> None:
+    world.engine.misbehave("raise")
+    job = await asyncio.to_thread(world.gateway.submit, metadata={"name": "unlucky"})
+    await asyncio.to_thread(world.gateway.until, job["id"], "failed")
+    await page.goto(f"{world.gateway.url}/#/job/{job['id']}")
+    error = page.get_by_role("alert", name="Error")
+    await expect(error).to_contain_text("What to do:")
+    await expect(error).to_contain_text("in node")
+    await shoot(page, "job-failed")
+
+
+async def test_now_shows_memory_and_says_what_the_next_job_waits_for(
+    page: Page, world: World
+) -> None:
+    world.gateway.others.write_text("11500")
+    try:
+        job = await asyncio.to_thread(world.gateway.submit, metadata={"name": "waits for memory"})
+        await opened(page, world.gateway, "", "Now")
+        await expect(page.locator(".admission")).to_contain_text("waits for memory")
+        await expect(page.locator(".admission")).to_contain_text("waiting for memory")
+        await expect(page.locator(".memory-need.short")).to_be_visible()
+        await expect(page.locator(".legend").first).to_contain_text("11.2 GiB")
+        await page.locator(".chart canvas").wait_for()
+        await shoot(page, "now-waiting")
+        await page.goto(f"{world.gateway.url}/#/job/{job['id']}")
+        await expect(page.locator(".going")).to_contain_text("waiting for memory")
+    finally:
+        world.gateway.others.write_text("3000")
+    await asyncio.to_thread(world.gateway.until, job["id"], "succeeded")
+
+
+async def test_wrong_values_are_told_at_their_fields(page: Page, world: World) -> None:
+    await opened(page, world.gateway, "#/new", "New job")
+    await page.get_by_role("button", name="Send").click()
+    await expect(page.locator("#field-reference_image-fault")).to_have_text("Choose a file.")
+    await expect(page.locator("#field-prompt-fault")).to_have_text("This is needed.")
+    await page.get_by_label("Frames").fill("500")
+    await expect(page.locator("#field-frames-fault")).to_contain_text("frames is 500")
+    await page.set_input_files("#field-reference_image", SAMPLES / "dance.mp4")
+    await expect(page.locator("#field-reference_image-fault")).to_contain_text("This is a video")
+
+
+async def test_files_are_dropped_and_a_broken_one_is_refused_in_words(
+    page: Page, world: World
+) -> None:
+    await opened(page, world.gateway, "#/new", "New job")
+    drop = """([zone, text]) => {
+        const files = new DataTransfer();
+        files.items.add(new File([text], "photo.jpg", {type: "image/jpeg"}));
+        zone.dispatchEvent(new DragEvent("drop", {dataTransfer: files, bubbles: true}));
+    }"""
+    zone = await page.locator(".drop").first.element_handle()
+    await page.evaluate(drop, [zone, "no picture at all"])
+    await expect(page.locator("#field-reference_image-fault")).not_to_be_empty()
+
+
+async def test_the_engine_view_drains_and_resumes(page: Page, world: World) -> None:
+    await finished(world)
+    await opened(page, world.gateway, "#/engine", "Engine")
+    await expect(page.get_by_role("table", name=re.compile("Highest memory"))).to_contain_text(
+        "GiB"
+    )
+    await expect(page.get_by_text("can run").first).to_be_visible()
+    await shoot(page, "engine")
+    await page.get_by_role("button", name="Drain").click()
+    await page.get_by_role("button", name="Start nothing new?").click()
+    await expect(page.get_by_role("button", name="Resume")).to_be_visible()
+    assert world.gateway.get("/v1/system")["draining"] is True
+    await page.get_by_role("button", name="Resume").click()
+    await expect(page.get_by_role("button", name="Drain")).to_be_visible()
+    assert world.gateway.get("/v1/system")["draining"] is False
+
+
+async def test_the_list_shows_posters_and_finds_by_label_and_id(page: Page, world: World) -> None:
+    job_id = await finished(world)
+    await opened(page, world.gateway, "#/jobs", "Jobs")
+    await expect(page.locator(".col-poster img").first).to_be_visible()
+    await shoot(page, "jobs")
+    search = page.get_by_role("searchbox", name="Search")
+    await search.fill(job_id)
+    await search.press("Enter")
+    await expect(page.locator(".jobs tbody tr")).to_have_count(1)
+    await search.fill("name=nobody has this")
+    await search.press("Enter")
+    await expect(page.get_by_text("No job matches.")).to_be_visible()
