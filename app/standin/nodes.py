@@ -6,22 +6,33 @@ could make, a `Made` that remembers the clip it stands for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
 
-from app.standin import video
+from app.standin import clips
+from app.standin.clips import Clip, Fit, Sound
 from app.standin.failures import OUT_OF_MEMORY, NodeFailed
-from app.standin.video import Clip, Sound, Source
+from app.standin.reading import Choice, Source, load
+
+BLANK = 0x202020
+LATENT_FRAMES = 4
+"""Frames of a video that share a latent one, after the first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What a model would have made, known by the frames it stands for."""
+    """What a model would have made, known by the frames it stands for.
+
+    Attributes:
+        clip: The frames.
+        pose: The skeletons that shall move them, once they are joined.
+    """
 
     clip: Clip | None = None
+    pose: Clip | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +52,15 @@ class Call:
         node_id: Its id.
         kind: Its class.
         values: Its inputs, links resolved.
-        described: Its entry in the object info.
+        outputs: The types it gives, in order.
         directory: Where files are.
-        upstream: Finds the outputs of the nearest node above of one of some classes.
     """
 
     node_id: str
     kind: str
     values: Mapping[str, Any]
-    described: Mapping[str, Any]
+    outputs: Sequence[str]
     directory: Path
-    upstream: Callable[..., tuple[Any, ...] | None]
 
     def file(self, name: str) -> Path:
         """An input file by the name a graph uses."""
@@ -71,7 +80,7 @@ def run(call: Call) -> tuple[Any, ...]:
 
 
 def _load_image(call: Call) -> tuple[Any, ...]:
-    return (video.still(call.file("image")), Made())
+    return (clips.still(call.file("image")), Made())
 
 
 def _load_video(call: Call) -> tuple[Any, ...]:
@@ -82,24 +91,34 @@ def _load_video(call: Call) -> tuple[Any, ...]:
 def film(value: Any) -> Film:  # noqa: ANN401 - a VIDEO value
     """A VIDEO value with its frames at hand."""
     if isinstance(value, Path):
-        source = video.load(value)
+        source = load(value)
         return Film(source.clip, source.rate, source.sound)
     return cast("Film", value)
 
 
 def _vhs_load(call: Call) -> tuple[Any, ...]:
     value = call.values
-    source = video.load(
-        call.file("video"),
+    choice = Choice(
         rate=float(value.get("force_rate") or 0),
         cap=int(value.get("frame_load_cap") or 0),
         skip=int(value.get("skip_first_frames") or 0),
         nth=int(value.get("select_every_nth") or 1),
         wan=value.get("format") == "Wan",
     )
+    source = load(call.file("video"), choice)
+    clip = source.clip
     width, height = int(value.get("custom_width") or 0), int(value.get("custom_height") or 0)
-    clip = source.clip.sized(width, height, crop=True)
+    width = width or (0 if height else clip.width)
+    if not (width and height):
+        height = height or round(clip.height * width / clip.width)
+        width = width or round(clip.width * height / clip.height)
+    clip = clip.sized(_eights(width), _eights(height), how="crop")
     return (clip, clip.count, source.sound, _info(source))
+
+
+def _eights(side: int) -> int:
+    """VHS_LoadVideo rounds sides to a multiple of 8."""
+    return max(8, int(side / 8 + 0.5) * 8)
 
 
 def _info(source: Source) -> dict[str, Any]:
@@ -127,13 +146,21 @@ def _part(call: Call) -> tuple[Any, ...]:
 
 def _scale(call: Call) -> tuple[Any, ...]:
     value = call.values
-    crop = value.get("crop") == "center" or value.get("keep_proportion") == "crop"
+    how: Fit = "crop" if value["crop"] == "center" else "stretch"
     clip: Clip = value["image"]
-    width, height = int(value.get("width") or 0), int(value.get("height") or 0)
-    step = int(value.get("divisible_by") or 1)
-    if step > 1:
-        width, height = width // step * step, height // step * step
-    clip = clip.sized(width, height, crop=crop)
+    return (clip.sized(int(value["width"]), int(value["height"]), how=how),)
+
+
+def _resize(call: Call) -> tuple[Any, ...]:
+    value = call.values
+    clip: Clip = value["image"]
+    step = max(1, int(value["divisible_by"]))
+    width = (int(value["width"]) or clip.width) // step * step
+    height = (int(value["height"]) or clip.height) // step * step
+    ways: Mapping[str, Fit] = {"crop": "crop", "resize": "inside", "total_pixels": "inside"}
+    wish = str(value["keep_proportion"])
+    how: Fit = "pad" if wish.startswith(("pad", "pillar")) else ways.get(wish, "stretch")
+    clip = clip.sized(width, height, how=how)
     return (clip, clip.width, clip.height, Made())
 
 
@@ -154,11 +181,8 @@ def _size(call: Call) -> tuple[Any, ...]:
 
 def _empty(call: Call) -> tuple[Any, ...]:
     value = call.values
-    return (
-        video.plain(
-            int(value["width"]), int(value["height"]), int(value["batch_size"]), int(value["color"])
-        ),
-    )
+    sides = int(value["width"]), int(value["height"])
+    return (clips.plain(*sides, int(value["batch_size"]), int(value["color"])),)
 
 
 def _raise(call: Call) -> tuple[Any, ...]:
@@ -175,49 +199,47 @@ def _pass_image(call: Call) -> tuple[Any, ...]:
 
 
 def _pose(call: Call) -> tuple[Any, ...]:
-    from PIL import ImageOps  # noqa: PLC0415
-
-    clip: Clip = call.values["images"]
-    drawn = clip.mapped(
-        lambda _, image: ImageOps.posterize(ImageOps.invert(image.convert("L")).convert("RGB"), 2)
-    )
-    drawn = drawn.sized(int(call.values["width"]), int(call.values["height"]), crop=True)
-    outputs = list(call.described["output"])
-    return tuple(drawn if kind == "IMAGE" else Made(drawn) for kind in outputs)
+    images: Clip = call.values["images"]
+    sides = int(call.values["width"]), int(call.values["height"])
+    drawn = clips.skeletons(images.sized(*sides, how="crop"))
+    return tuple(drawn if kind == "IMAGE" else Made(drawn) for kind in call.outputs)
 
 
-def _encode_plan(call: Call) -> tuple[Any, ...]:
+def _start(call: Call) -> tuple[Any, ...]:
+    """The first-frame latents: the reference as long as the video shall be."""
     value = call.values
-    frames = (int(value["num_frames"]) - 1) // 4 * 4 + 1
-    return (Made(video.plain(int(value["width"]), int(value["height"]), frames, 0x202020)),)
+    count = (int(value["num_frames"]) - 1) // LATENT_FRAMES * LATENT_FRAMES + 1
+    sides = int(value["width"]), int(value["height"])
+    start: Clip | None = value.get("start_image")
+    still = start.sized(*sides, how="crop") if start else clips.plain(*sides, 1, BLANK)
+    return (Made(still.repeated(count)),)
+
+
+def _join(call: Call) -> tuple[Any, ...]:
+    embeds: Made = call.values["embeds"]
+    poses: Made = call.values["pose_latents_positive"]
+    return (Made(embeds.clip, poses.clip),)
 
 
 def _sample(call: Call) -> tuple[Any, ...]:
-    plan = _first_clip(call.values)
-    driving = call.upstream("VHS_LoadVideo", "GetVideoComponents", "EmptyImage")
-    reference = call.upstream("LoadImage")
-    if plan is None:
-        plan = driving[0] if driving else video.plain(64, 64, 5, 0x202020)
-    clip = plan
-    if driving is not None:
-        clip = driving[0].sized(plan.width, plan.height, crop=True).repeated(plan.count)
-    return (Made(_watermarked(clip, reference[0] if reference else None)), Made())
+    embeds: Made = call.values["image_embeds"]
+    if embeds.clip is None or embeds.pose is None:
+        return (embeds, Made())
+    for wanted, given, axis in (
+        (_latents(embeds.clip), _latents(embeds.pose), 2),
+        (embeds.clip.height // 8, embeds.pose.height // 8, 3),
+        (embeds.clip.width // 8, embeds.pose.width // 8, 4),
+    ):
+        if wanted != given:
+            raise RuntimeError(
+                f"The size of tensor a ({wanted}) must match the size of tensor b ({given}) "
+                f"at non-singleton dimension {axis}"
+            )
+    return (Made(clips.danced(embeds.pose, embeds.clip)), Made())
 
 
-def _watermarked(clip: Clip, reference: Clip | None) -> Clip:
-    from PIL import Image as Pillow  # noqa: PLC0415
-    from PIL import ImageDraw  # noqa: PLC0415
-
-    still = None
-    if reference is not None:
-        still = next(reference.sized(clip.width, clip.height, crop=True).frames())
-
-    def change(index: int, image: Any) -> Any:  # noqa: ANN401 - Pillow images
-        made = Pillow.blend(image, still, 0.5) if still is not None else image.copy()
-        ImageDraw.Draw(made).text((2, 2), f"stand-in {index}", fill=(255, 255, 255))
-        return made
-
-    return clip.mapped(change)
+def _latents(clip: Clip) -> int:
+    return (clip.count - 1) // LATENT_FRAMES + 1
 
 
 def _first_clip(values: Mapping[str, Any]) -> Clip | None:
@@ -233,9 +255,9 @@ def _guess(call: Call) -> tuple[Any, ...]:
     """A node of no known meaning passes on the first frames it was given."""
     clip = _first_clip(call.values)
     given: list[Any] = []
-    for kind in call.described.get("output", []):
+    for kind in call.outputs:
         if kind == "IMAGE":
-            given.append(clip or video.plain(64, 64, 1, 0x202020))
+            given.append(clip or clips.plain(64, 64, 1, BLANK))
         elif kind == "AUDIO":
             given.append(next((v for v in call.values.values() if isinstance(v, Sound)), None))
         elif kind in {"INT", "FLOAT"}:
@@ -253,7 +275,7 @@ _KNOWN: Mapping[str, Callable[[Call], tuple[Any, ...]]] = {
     "ImageFromBatch": _part,
     "GetImageRangeFromBatch": _part,
     "ImageScale": _scale,
-    "ImageResizeKJv2": _scale,
+    "ImageResizeKJv2": _resize,
     "ImageBatch": _batch,
     "CreateVideo": _create,
     "GetImageSizeAndCount": _size,
@@ -261,6 +283,7 @@ _KNOWN: Mapping[str, Callable[[Call], tuple[Any, ...]]] = {
     "ProbeSlow": _pass_image,
     "ProbeRaise": _raise,
     "PoseDetectionOneToAllAnimation": _pose,
-    "WanVideoImageToVideoEncode": _encode_plan,
+    "WanVideoImageToVideoEncode": _start,
+    "WanVideoAddSteadyDancerEmbeds": _join,
     "WanVideoSampler": _sample,
 }

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.standin import video
+from app.standin import clips, video
+from app.standin.clips import Clip, Sound
 from app.standin.nodes import Call, film
-from app.standin.video import Clip, Sound
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -23,69 +23,78 @@ Report = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """What an output node told its clients, and its video file where it wrote one."""
+    """What an output node told its clients, and the video file that it named, if any."""
 
     ui: dict[str, Any]
     path: Path | None
 
 
 class Saver:
-    """Writes videos under ComfyUI's own names.
-
-    Args:
-        directory: Holds the `output` and `temp` folders.
-        work: Whether frames are really made; otherwise one file for each shape is made and copied.
-        pad_to: Size in bytes every video is filled up to; 0 leaves it.
-    """
+    """Writes pictures and videos under ComfyUI's own names."""
 
     def __init__(self, *, directory: Path, work: bool, pad_to: int) -> None:
+        """Choose how to write.
+
+        Args:
+            directory: Holds the `output` and `temp` folders.
+            work: Whether frames are made; otherwise one file for each shape is made and copied.
+            pad_to: Size in bytes every video is filled up to; 0 leaves it.
+        """
         self._directory = directory
         self._work = work
         self._pad_to = pad_to
 
-    def save(self, call: Call, report: Report) -> Saved:
+    def save(self, call: Call, graph: Mapping[str, Any], report: Report) -> Saved:
         """Run an output node.
 
         Args:
             call: The node.
+            graph: The whole prompt, which goes into the files.
             report: Told of each frame written, where the real node tells; it may raise to stop.
         """
         match call.kind:
             case "SaveVideo":
-                return self._save_video(call)
+                return self._save_video(call, graph)
             case "VHS_VideoCombine":
-                return self._combine(call, report)
+                return self._combine(call, graph, report)
             case _:
                 return self._save_images(call)
 
     def _place(self, prefix: str, kind: str = "output") -> tuple[Path, str, str]:
         subfolder, _, name = prefix.rpartition("/")
-        folder = self._directory / kind / subfolder
+        base = (self._directory / kind).resolve()
+        folder = (base / subfolder).resolve()
+        if not folder.is_relative_to(base):
+            raise ValueError("Saving image outside the output folder is not allowed.")
         folder.mkdir(parents=True, exist_ok=True)
         return folder, name, subfolder
 
-    def _save_video(self, call: Call) -> Saved:
+    def _save_video(self, call: Call, graph: Mapping[str, Any]) -> Saved:
         folder, name, subfolder = self._place(str(call.values["filename_prefix"]))
-        filename = f"{name}_{_next(folder, name):05}_.mp4"
+        path = folder / f"{name}_{_next(folder, name):05}_.mp4"
         shown = film(call.values["video"])
-        self._write(shown.clip, folder / filename, shown.rate, shown.sound)
-        images = [{"filename": filename, "subfolder": subfolder, "type": "output"}]
-        return Saved({"images": images, "animated": [True]}, folder / filename)
+        self._write(shown.clip, path, rate=shown.rate, sound=shown.sound, prompt=graph)
+        images = [{"filename": path.name, "subfolder": subfolder, "type": "output"}]
+        return Saved({"images": images, "animated": [True]}, path)
 
-    def _combine(self, call: Call, report: Report) -> Saved:
+    def _combine(self, call: Call, graph: Mapping[str, Any], report: Report) -> Saved:
         value = call.values
         kind = "output" if value.get("save_output", True) else "temp"
         folder, name, subfolder = self._place(str(value["filename_prefix"]), kind)
         stem = f"{name}_{_next(folder, name):05}"
         clip: Clip = value["images"]
         sound: Sound | None = value.get("audio")
-        silent = folder / f"{stem}.mp4"
-        path = folder / f"{stem}-audio.mp4" if sound is not None else silent
+        path = folder / f"{stem}.mp4"
         rate = Fraction(float(value["frame_rate"])).limit_denominator(1001)
-        video.picture(clip, folder / f"{stem}.png")
-        self._write(clip, path, rate, sound, report)
-        if path != silent:
-            shutil.copyfile(path, silent)
+        if self._work:
+            video.picture(clip, folder / f"{stem}.png", graph)
+            clip = clip.mapped(_telling(report, clip.count))
+        self._write(clip, path, rate=rate, crf=int(value.get("crf", 19)))
+        if sound is not None:
+            # As VideoHelperSuite does it: the silent file stays, the one with sound is told.
+            silent, path = path, folder / f"{stem}-audio.mp4"
+            video.with_sound(silent, path, sound)
+            video.pad(path, self._pad_to)
         entry = {
             "filename": path.name,
             "subfolder": subfolder,
@@ -105,9 +114,9 @@ class Saver:
         prefix = str(call.values.get("filename_prefix", "ComfyUI_temp"))
         folder, name, subfolder = self._place(prefix, kind)
         images = []
-        for image in clip.frames():
-            filename = f"{name}_{_next(folder, name):05}_.png"
-            image.save(folder / filename)
+        for number, image in enumerate(clip.frames(), start=_next(folder, name)):
+            filename = f"{name}_{number:05}_.png"
+            image.save(folder / filename, compress_level=1)
             images.append({"filename": filename, "subfolder": subfolder, "type": kind})
         return Saved({"images": images}, None)
 
@@ -115,22 +124,27 @@ class Saver:
         self,
         clip: Clip,
         path: Path,
+        *,
         rate: Fraction,
-        sound: Sound | None,
-        report: Report | None = None,
+        crf: int = 23,
+        sound: Sound | None = None,
+        prompt: Mapping[str, Any] | None = None,
     ) -> None:
         if self._work:
-            if report is not None:
-                clip = clip.mapped(_telling(report, clip.count))
-            video.encode(clip, path, rate=rate, sound=sound, pad_to=self._pad_to)
-            return
-        shape = f"{clip.width}x{clip.height}x{clip.count}@{float(rate):g}"
-        made = self._directory / "prebuilt" / f"{shape}{'+sound' if sound else ''}.mp4"
+            video.encode(clip, path, rate=rate, crf=crf, sound=sound, prompt=prompt)
+        else:
+            shutil.copyfile(self._prepared(clip, rate), path)
+        video.pad(path, self._pad_to)
+
+    def _prepared(self, clip: Clip, rate: Fraction) -> Path:
+        """A video of this shape, made once and kept."""
+        shape = f"{clip.width}x{clip.height}x{clip.count}@{float(rate):g}.mp4"
+        made = self._directory / "prepared" / shape
         if not made.exists():
             made.parent.mkdir(parents=True, exist_ok=True)
-            blank = video.plain(clip.width, clip.height, clip.count, 0x204060)
-            video.encode(blank, made, rate=rate, sound=sound, pad_to=self._pad_to)
-        shutil.copyfile(made, path)
+            blank = clips.plain(clip.width, clip.height, clip.count, 0x204060)
+            video.encode(blank, made, rate=rate)
+        return made
 
 
 def _telling(report: Report, count: int) -> Callable[[int, Image], Image]:

@@ -218,7 +218,9 @@ class Worker:
             await self._steps(run, call)
         ui = None
         if output:
-            saved = await asyncio.to_thread(self._saver.save, call, self._reporter(run, node_id))
+            saved = await asyncio.to_thread(
+                self._saver.save, call, run.item.graph, self._reporter(run, node_id)
+            )
             self._faults.spoil(saved.path)
             ui, values = saved.ui, (None,)
         else:
@@ -337,25 +339,13 @@ class Worker:
         return values
 
     def _call(self, run: Run, node_id: str) -> Call:
-        graph = run.item.graph
-
-        def upstream(*kinds: str) -> tuple[Any, ...] | None:
-            for kind in kinds:
-                for other in plan.needed(graph, [node_id]):
-                    if other != node_id and graph[other]["class_type"] == kind:
-                        found = self._cache.get(run.keys[other])
-                        if found is not None:
-                            return found.values
-            return None
-
-        kind = graph[node_id]["class_type"]
+        kind = run.item.graph[node_id]["class_type"]
         return Call(
             node_id=node_id,
             kind=kind,
             values=self._values(run, node_id),
-            described=self._info[kind],
+            outputs=self._info[kind]["output"],
             directory=self._options.directory,
-            upstream=upstream,
         )
 
 

@@ -65,7 +65,8 @@ class Recording:
         """The lowest counter of each (subfolder, prefix) of the files it made."""
         lowest: dict[tuple[str, str], int] = {}
         for event in self.events:
-            if (event.get("message") or {}).get("type") == "executed" or _is_history(event):
+            told = (event.get("message") or {}).get("type") == "executed"
+            if told or isinstance(event.get("response"), dict):
                 for entry in _files(event.get("message") or event.get("response")):
                     match = OUTPUT_NAME.match(entry["filename"])
                     if match and entry.get("type") == "output":
@@ -93,10 +94,6 @@ class Recording:
             and (event.get("response") or {}).get("prompt_id") == first["prompt_id"]
         )
         return graph, first["nodes"]
-
-
-def _is_history(event: Mapping[str, Any]) -> bool:
-    return str(event.get("path", "")).startswith("/history/")
 
 
 def _files(value: Any) -> Iterator[dict[str, Any]]:
