@@ -201,7 +201,8 @@ def test_every_choice_by_card_is_one_that_the_workflows_accept(total: int, tmp_p
     )
     settings = dict(line.split("=", 1) for line in done.stdout.splitlines())
     overrides = json.loads(settings["GATEWAY_WORKFLOW_OVERRIDES"])
-    assert load_workflows(ROOT / "workflows", overrides=overrides).get("steadydancer")
+    workflow = load_workflows(ROOT / "workflows", overrides=overrides).get("steadydancer")
+    assert overrides["steadydancer"]["variant"] in workflow.manifest.variants
 
 
 @pytest.mark.parametrize("name", ["docker-compose.zr4.yml", "docker-compose.dev.yml"])
