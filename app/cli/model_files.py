@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -172,7 +173,7 @@ def _folder(given: Path | None, settings: Settings) -> Path:
 def _hub() -> Hub:
     from app.cli.download import Hub
 
-    return Hub(stop=threading.Event())
+    return Hub(endpoint=os.environ.get("HF_ENDPOINT"), stop=threading.Event())
 
 
 def _check(

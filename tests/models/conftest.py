@@ -14,13 +14,14 @@ import pytest
 
 from app.workflows.manifest import ModelFile
 from app.workflows.registry import load_workflows
+from tests.clikit import Ended, invoke
 from tests.models.hubserver import FakeHub, Served, serving
 
 ROOT = Path(__file__).resolve().parents[2]
 
-BASE = random.Random(1).randbytes(3_000_000)  # noqa: S311
-SMALL = random.Random(2).randbytes(900_000)  # noqa: S311
-LARGE = random.Random(3).randbytes(1_200_000)  # noqa: S311
+BASE = random.Random(1).randbytes(3_000_000)
+SMALL = random.Random(2).randbytes(900_000)
+LARGE = random.Random(3).randbytes(1_200_000)
 
 _MANIFEST = """
 [operator]
@@ -107,25 +108,32 @@ def models_dir(tmp_path: Path) -> Path:
 
 
 Start = Callable[..., "subprocess.Popen[str]"]
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
+Run = Callable[..., Ended]
 
 
 @pytest.fixture
-def start(hub: FakeHub, workflows_dir: Path, models_dir: Path, tmp_path: Path) -> Start:
+def environment(hub: FakeHub, workflows_dir: Path, models_dir: Path) -> dict[str, str]:
+    return {
+        "HF_ENDPOINT": hub.url,
+        "COLUMNS": "200",
+        "GATEWAY_WORKFLOWS_DIR": str(workflows_dir),
+        "GATEWAY_MODELS_DIR": str(models_dir),
+    }
+
+
+@pytest.fixture
+def start(environment: dict[str, str], tmp_path: Path) -> Start:
     """Start `steadydancer models …` as a process of its own."""
 
-    def started(*words: str, **environment: str) -> subprocess.Popen[str]:
+    def started(*words: str, **more: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-c", "from app.cli.models import app; app()", *words],
+            [sys.executable, "-m", "app.cli", "models", *words],
             cwd=ROOT,
             env={
                 "PATH": os.environ["PATH"],
                 "HOME": str(tmp_path),
-                "COLUMNS": "200",
-                "HF_ENDPOINT": hub.url,
-                "GATEWAY_WORKFLOWS_DIR": str(workflows_dir),
-                "GATEWAY_MODELS_DIR": str(models_dir),
                 **environment,
+                **more,
             },
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -136,12 +144,14 @@ def start(hub: FakeHub, workflows_dir: Path, models_dir: Path, tmp_path: Path) -
 
 
 @pytest.fixture
-def steadydancer(start: Start) -> Run:
-    """Run it to its end."""
+def steadydancer(
+    environment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Run:
+    """Run it to its end in this process."""
 
-    def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        process = start(*words, **environment)
-        out, err = process.communicate(timeout=60)
-        return subprocess.CompletedProcess(words, process.returncode, out, err)
+    def run(*words: str, **more: str) -> Ended:
+        return invoke(monkeypatch, capsys, "models", *words, environment={**environment, **more})
 
     return run

@@ -172,8 +172,10 @@ def test_one_missing_file_does_not_keep_the_others_from_coming(
     assert (models_dir / "text_encoders/base.safetensors").is_file()
 
 
-def test_a_token_goes_to_the_hub_and_to_nobody_else(steadydancer: Run, hub: FakeHub) -> None:
-    assert steadydancer("download", HF_TOKEN="hf_secret").returncode == 0
+def test_a_token_goes_to_the_hub_and_to_nobody_else(start: Start, hub: FakeHub) -> None:
+    process = start("download", HF_TOKEN="hf_secret")
+    process.communicate(timeout=60)
+    assert process.returncode == 0
     assert {asked.authorization for asked in hub.hub_requests} == {"Bearer hf_secret"}
     assert {asked.authorization for asked in hub.cdn_requests} == {None}
 
