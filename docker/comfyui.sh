@@ -25,7 +25,7 @@ esac
 (($# == 2)) || { usage >&2; exit "$EXIT_USAGE"; }
 host=$1 port=$2
 data=${DATA_DIR:?set by start.sh}
-home=${GATEWAY_HOME:-/opt/gateway}
+home=${IMAGE_HOME:-/opt/gateway}
 
 if [[ ${IMAGE_KIND:-gpu} == cpu ]]; then
   command=("$home/venv/bin/python" -m app.standin --listen "$host" --port "$port"

@@ -40,7 +40,7 @@ case ${1-} in
   *) usage >&2; exit "$EXIT_USAGE" ;;
 esac
 
-home=${GATEWAY_HOME:-/opt/gateway}
+home=${IMAGE_HOME:-/opt/gateway}
 kind=${IMAGE_KIND:-gpu}
 
 default_data_dir() {

@@ -129,12 +129,12 @@ without() { # COMMAND...: a PATH that has everything but these
 }
 
 image_home() { # an image's folders, with a gateway that says what it got
-  export GATEWAY_HOME=$BATS_TEST_TMPDIR/home
-  mkdir -p "$GATEWAY_HOME/venv/bin" "$GATEWAY_HOME/etc"
-  cp "$DOCKER_DIR"/*.template "$DOCKER_DIR/comfyui-arguments.txt" "$GATEWAY_HOME/etc/"
+  export IMAGE_HOME=$BATS_TEST_TMPDIR/home
+  mkdir -p "$IMAGE_HOME/venv/bin" "$IMAGE_HOME/etc"
+  cp "$DOCKER_DIR"/*.template "$DOCKER_DIR/comfyui-arguments.txt" "$IMAGE_HOME/etc/"
   printf '#!/bin/sh\necho "gateway pid $$: $*"\nenv | grep -c ^RUNPOD_API_KEY || true\n' \
-    >"$GATEWAY_HOME/venv/bin/steadydancer"
-  chmod +x "$GATEWAY_HOME/venv/bin/steadydancer"
+    >"$IMAGE_HOME/venv/bin/steadydancer"
+  chmod +x "$IMAGE_HOME/venv/bin/steadydancer"
   # Not root, so that it goes on as it is.
   printf '#!/bin/sh\necho 1000\n' >"$BIN/id"
   chmod +x "$BIN/id"
@@ -184,7 +184,7 @@ image_home() { # an image's folders, with a gateway that says what it got
 # --- comfyui.sh ----------------------------------------------------------------------------------
 
 @test "the engine is told its port and keeps to loopback and the data folder" {
-  DATA_DIR=/d GATEWAY_HOME=/h COMFYUI_ARGUMENTS=$DOCKER_DIR/comfyui-arguments.txt \
+  DATA_DIR=/d IMAGE_HOME=/h COMFYUI_ARGUMENTS=$DOCKER_DIR/comfyui-arguments.txt \
     run "$DOCKER_DIR/comfyui.sh" --print 127.0.0.1 8189
   [ "$status" -eq 0 ]
   [[ $output == *"--listen=127.0.0.1"* && $output == *"--port=8189"* ]]
