@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from app.cli import catalog, demo, jobs, keys, serving, submitting
+from app.cli import catalog, demo, doctor, jobs, keys, serving, submitting
 from app.cli.lazy import RootGroup
 from app.cli.options import Json
 from app.cli.output import EXIT_CODES, ExitCode, Stop, note, note_problem, say, say_json
@@ -20,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for room in (demo, serving, submitting, jobs):
+for room in (demo, serving, submitting, jobs, doctor):
     app.add_typer(room.app)
 for group in (catalog, keys):
     app.add_typer(group.app)
