@@ -54,12 +54,15 @@ def _explain(error: Exception) -> ExitCode | None:
     if isinstance(error, Stop):
         note(error.detail)
         return error.code
-    from app.errors import GatewayError
-
-    if isinstance(error, GatewayError):
-        note(f"{error.title}: {error.detail}")
+    if isinstance(error, OSError) and error.filename is not None:
+        note(f"{error.filename}: {error.strerror}.")
         return ExitCode.REFUSED
-    from app.client import ClientError, GatewayProblem, GatewayUnreachable
+    return _explain_call(error) or _explain_start(error)
+
+
+def _explain_call(error: Exception) -> ExitCode | None:
+    """What a gateway that was called, or was not there, has to say."""
+    from app.client import ClientError, GatewayProblem, GatewayUnreachable, InvalidArgument
 
     if isinstance(error, GatewayProblem):
         note_problem(error.problem, as_json="--json" in sys.argv)
@@ -71,8 +74,20 @@ def _explain(error: Exception) -> ExitCode | None:
         return ExitCode.UNREACHABLE
     if isinstance(error, ClientError):
         note(str(error))
-        return ExitCode.JOB_FAILED
-    if isinstance(error, OSError) and error.filename is not None:
-        note(f"{error.filename}: {error.strerror}.")
+        return ExitCode.REFUSED if isinstance(error, InvalidArgument) else ExitCode.JOB_FAILED
+    return None
+
+
+def _explain_start(error: Exception) -> ExitCode | None:
+    """Why a gateway, or a part of one, cannot be used here."""
+    from app.errors import GatewayError
+    from app.gpu.card import CardUnreadable
+    from app.workflows.manifest import ManifestError
+
+    if isinstance(error, GatewayError):
+        note(f"{error.title}: {error.detail}")
+        return ExitCode.REFUSED
+    if isinstance(error, CardUnreadable | ManifestError):
+        note(str(error))
         return ExitCode.REFUSED
     return None

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.output import Stop
-
 if TYPE_CHECKING:
     from app.client import GatewayClient
 
@@ -44,17 +42,11 @@ def connect(url: str, key: str | None, *, patient: bool = False) -> GatewayClien
         url: Base URL.
         key: API key.
         patient: Bear with a gateway that is restarted meanwhile: for commands that wait.
-
-    Raises:
-        Stop: The URL is none.
     """
     from app.client import GatewayClient, Retry
 
     seconds = _PATIENT_SECONDS if patient else _QUICK_SECONDS
-    try:
-        return GatewayClient(url, key=key, retry=Retry(seconds=seconds))
-    except ValueError as error:
-        raise Stop(str(error)) from error
+    return GatewayClient(url, key=key, retry=Retry(seconds=seconds))
 
 
 def is_terminal() -> bool:

@@ -182,7 +182,7 @@ def submit(
     from app.cli.live import screen
 
     checked = asked.checked()
-    with connect(url, key, patient=True) as client, screen() as shown:
+    with connect(url, key) as client, screen() as shown:
         job = client.submit(
             checked, files=asked.files, idempotency_key=idempotency_key, on_bytes=shown.sent
         )
@@ -218,7 +218,7 @@ def rerun(
         steadydancer rerun JOB --set preset=720p --set 'prompt="on a beach"'
     """
     overrides = {name: value_of(text) for name, text in pairs(set_ or [], "--set").items()}
-    with connect(url, key, patient=True) as client:
+    with connect(url, key) as client:
         job = client.rerun(job_id, overrides=overrides, idempotency_key=idempotency_key)
     raise typer.Exit(see_through(job, url, key, output=output, detach=detach, as_json=as_json))
 

@@ -22,6 +22,7 @@ from app.client.errors import (
     DownloadFailed,
     GatewayProblem,
     GatewayUnreachable,
+    InvalidArgument,
     WaitTimedOut,
 )
 from app.client.synchronous import GatewayClient
@@ -34,6 +35,7 @@ __all__ = [
     "GatewayClient",
     "GatewayProblem",
     "GatewayUnreachable",
+    "InvalidArgument",
     "JobRequest",
     "Preview",
     "Retry",

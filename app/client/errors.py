@@ -9,6 +9,10 @@ class ClientError(Exception):
     """Base of every error that the client raises."""
 
 
+class InvalidArgument(ClientError, ValueError):
+    """A URL, an id or a name that cannot be one. Nothing was sent."""
+
+
 class GatewayUnreachable(ClientError):
     """No answer came: nothing listens there, or the connection was lost.
 

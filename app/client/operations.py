@@ -14,7 +14,7 @@ from pydantic import BaseModel, JsonValue
 
 from app import wire
 from app.client.calls import Call, Form, OnBytes, Retry, Script, perform, send
-from app.client.errors import WaitTimedOut
+from app.client.errors import InvalidArgument, WaitTimedOut
 
 M = TypeVar("M", bound=BaseModel)
 FilePath = str | PathLike[str]
@@ -220,10 +220,10 @@ def _segment(text: str) -> str:
     """A text as one segment of a path.
 
     Raises:
-        ValueError: It is none: it would name another path.
+        InvalidArgument: It is none: it would name another path.
     """
     if not text or text in {".", ".."} or not text.isascii() or set(text) & set("/?#%\\ "):
-        raise ValueError(f"{text[:64]!r} is no id or name.")
+        raise InvalidArgument(f"{text[:64]!r} is no id or name.")
     return text
 
 

@@ -52,7 +52,7 @@ class GatewayClient:
             retry: How long calls are tried again.
 
         Raises:
-            ValueError: The URL is not one of HTTP.
+            InvalidArgument: The URL is not one of HTTP.
         """
         self.url = url.rstrip("/")
         self._retry = retry or Retry()

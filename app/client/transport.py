@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from app.client.calls import Call, Form, Reply
-from app.client.errors import GatewayUnreachable
+from app.client.errors import GatewayUnreachable, InvalidArgument
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 """Where a gateway listens that nobody has configured."""
@@ -26,11 +26,11 @@ def settings_of(url: str, key: str | None) -> dict[str, Any]:
     """Arguments of httpx's clients.
 
     Raises:
-        ValueError: The URL is not one of HTTP.
+        InvalidArgument: The URL is not one of HTTP.
     """
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ValueError(f"{url!r} is no URL of a gateway; write http://HOST:PORT.")
+        raise InvalidArgument(f"{url!r} is no URL of a gateway; write http://HOST:PORT.")
     headers = {"User-Agent": f"steadydancer-client/{_version()}", "Accept": "application/json"}
     if key:
         headers["Authorization"] = f"Bearer {key}"
