@@ -308,6 +308,9 @@ class Runner:
 
     async def _ended(self, entry: messages.HistoryEntry, asked: Asked) -> Outcome:
         self._release()
+        if self._begun is None:
+            # It began and ended between two looks; that it ran is still a fact about the job.
+            await self._note(lambda session: queue.start(session, self.fence, now=self._now()))
         if entry.outcome == "success":
             await self._report(Report(phase="storing"))
             return await self._stored(entry, asked)
