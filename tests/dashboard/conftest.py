@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ class World:
 
 @dataclass(frozen=True)
 class Locked:
-    """A gateway that needs a key, in front of a stand-in that has no models."""
+    """A gateway that needs a key, in front of a stand-in that lacks its model."""
 
     gateway: Gateway
     admin: dict[str, Any]
@@ -84,7 +85,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Locked]:
     place = tmp_path_factory.mktemp("locked")
     engine = Engine(place / "engine", models={}, step_seconds=0.05)
-    gateway = Gateway(place / "gateway", engine.url)
+    variant = json.dumps({"steadydancer": {"variant": "q8_0"}})
+    gateway = Gateway(place / "gateway", engine.url, GATEWAY_WORKFLOW_OVERRIDES=variant)
     with engine.running(), gateway.running():
         made = httpx.post(f"{gateway.url}/v1/keys", json={"name": "boss", "scopes": ["admin"]})
         assert made.status_code == 201, made.text

@@ -92,7 +92,7 @@ class Engine:
         command += ["--directory", str(self._directory)]
         command += ["--models-from", str(self._directory / "models.json")]
         command += ["--step-seconds", str(self._step_seconds)]
-        command += ["--vram-total-mib", "24576", "--need-mib", "12000"]
+        command += ["--vram-total-mib", "24576", "--need-mib", "8000"]
         with process(command, log) as child:
             answers(f"{self.url}/system_stats", child, log)
             yield
@@ -105,11 +105,14 @@ class Engine:
 class Gateway:
     """A gateway with a simulated card, or without one, on a store of its own."""
 
-    def __init__(self, directory: Path, engine_url: str, *, card: bool = False) -> None:
+    def __init__(
+        self, directory: Path, engine_url: str, *, card: bool = False, **settings: str
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self._engine_url = engine_url
         self._card = card
+        self._settings = settings
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.others = directory / "others.txt"
@@ -131,6 +134,7 @@ class Gateway:
             GATEWAY_QUIET_SECONDS="0.3",
             GATEWAY_MIN_FREE_BYTES="0",
             OTHERS_FILE=str(self.others),
+            **self._settings,
         ) as child:
             answers(f"{self.url}/healthz", child, log)
             yield

@@ -131,14 +131,14 @@ async def test_a_failed_job_says_why_and_what_to_do(page: Page, world: World) ->
 async def test_now_shows_memory_and_says_what_the_next_job_waits_for(
     page: Page, world: World
 ) -> None:
-    world.gateway.others.write_text("11500")
+    world.gateway.others.write_text("15500")
     try:
         job = await asyncio.to_thread(world.gateway.submit, metadata={"name": "waits for memory"})
         await opened(page, world.gateway, "", "Now")
         await expect(page.locator(".admission")).to_contain_text("waits for memory")
         await expect(page.locator(".admission")).to_contain_text("waiting for memory")
         await expect(page.locator(".memory-need.short")).to_be_visible()
-        await expect(page.locator(".legend").first).to_contain_text("11.2 GiB")
+        await expect(page.locator(".legend").first).to_contain_text("15.1 GiB")
         await page.locator(".chart canvas").wait_for()
         await shoot(page, "now-waiting")
         await page.goto(f"{world.gateway.url}/#/job/{job['id']}")

@@ -1,6 +1,7 @@
 // The frame around the views: navigation, connection, session, keys, messages.
 import { whoAmI } from "./api.js";
 import { Header, ConnectionBar, Notices } from "./parts/frame.js";
+import { Title } from "./parts/bits.js";
 import { KeyHelp, useShortcuts } from "./parts/shortcuts.js";
 import { useRoute } from "./router.js";
 import { connection, session, useStore } from "./store.js";
@@ -27,8 +28,6 @@ function App() {
   const who = useStore(session);
   const [helpOpen, setHelpOpen] = useState(false);
   const main = useRef(null);
-  const place = `${route.view}/${route.id}`;
-  const before = useRef(place);
 
   useEffect(() => {
     let timer = 0;
@@ -50,12 +49,7 @@ function App() {
 
   useEffect(() => {
     document.title = `${VIEWS[route.view]?.[0] || "Not found"} · SteadyDancer`;
-    if (before.current !== place) {
-      before.current = place;
-      scrollTo(0, 0);
-      main.current?.querySelector("h1")?.focus({ preventScroll: true });
-    }
-  }, [place, route.view]);
+  }, [route.view]);
 
   useShortcuts(() => setHelpOpen(true));
 
@@ -82,7 +76,7 @@ function body(route, who) {
   const [, View] = VIEWS[route.view] || [];
   if (!View) {
     return html`<div class="page">
-      <h1 tabindex="-1">Not found</h1>
+      <${Title}>Not found<//>
       <p>There is no such page. <a href="#/now">See what runs now.</a></p>
     </div>`;
   }
@@ -96,7 +90,7 @@ function Guarded({ children }) {
   const [error, reset] = useErrorBoundary();
   if (!error) return children;
   return html`<div class="page">
-    <h1 tabindex="-1">This view failed</h1>
+    <${Title}>This view failed<//>
     <p>${String(error)}</p>
     <button type="button" class="button" onClick=${reset}>Try again</button>
   </div>`;

@@ -18,10 +18,29 @@ export function go(view, more) {
   location.hash = link(view, more);
 }
 
+/**
+ * `wanted` is set when another page was opened: its title then takes the focus, once it is there.
+ * `search` has the search field of the list take it instead.
+ */
+export const focus = { wanted: false, search: false };
+
+function placeOf({ view, id }) {
+  return `${view}/${id}`;
+}
+
 export function useRoute() {
   const [route, setRoute] = useState(() => parse());
   useEffect(() => {
-    const changed = () => setRoute(parse());
+    let place = placeOf(parse());
+    const changed = () => {
+      const next = parse();
+      if (placeOf(next) !== place) {
+        place = placeOf(next);
+        focus.wanted = true;
+        scrollTo(0, 0);
+      }
+      setRoute(next);
+    };
     addEventListener("hashchange", changed);
     return () => removeEventListener("hashchange", changed);
   }, []);

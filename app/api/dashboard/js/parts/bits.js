@@ -1,6 +1,7 @@
 // Small pieces that every view uses.
 import { duration, percent, phaseWords, shortly, secondsSince, moment } from "../format.js";
-import { html, useEffect, useState } from "../ui.js";
+import { focus } from "../router.js";
+import { html, useEffect, useLayoutEffect, useRef, useState } from "../ui.js";
 
 const STATUS = {
   queued: "Queued",
@@ -29,6 +30,20 @@ const MARKS = {
   />`,
   canceled: html`<path d="M2.500 6h7" stroke="currentColor" stroke-width="1.9" stroke-linecap="round" />`,
 };
+
+/** The title of a page. It takes the focus when the page was opened, and keeps it when redrawn. */
+export function Title({ children }) {
+  const title = useRef(null);
+  useLayoutEffect(() => {
+    const element = title.current;
+    if (focus.wanted) element.focus({ preventScroll: true });
+    focus.wanted = false;
+    return () => {
+      if (document.activeElement === element) focus.wanted = true;
+    };
+  }, []);
+  return html`<h1 ref=${title} tabindex="-1" class="one-line">${children}</h1>`;
+}
 
 /** The status by shape and word, not by color alone. */
 export function Status({ job }) {

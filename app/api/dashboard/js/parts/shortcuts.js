@@ -1,5 +1,5 @@
 // Single-key shortcuts. They can be turned off (WCAG 2.1.4), and are never taken from a field.
-import { go } from "../router.js";
+import { focus, go } from "../router.js";
 import { session } from "../store.js";
 import { html, useEffect, useRef, useState } from "../ui.js";
 
@@ -48,10 +48,8 @@ function search() {
   const field = document.getElementById("job-search");
   if (field) field.focus();
   else {
+    focus.search = true;
     go("jobs");
-    requestAnimationFrame(() =>
-      requestAnimationFrame(() => document.getElementById("job-search")?.focus()),
-    );
   }
 }
 

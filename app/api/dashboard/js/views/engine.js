@@ -1,7 +1,7 @@
 // The engine room: what can run, what is missing, what was learned, and the brake.
 import { post } from "../api.js";
 import { bytes, count, duration, engineWords, gib } from "../format.js";
-import { Action, Fact, Missing } from "../parts/bits.js";
+import { Action, Fact, Missing, Title } from "../parts/bits.js";
 import { usePoll } from "../poll.js";
 import { may, notify } from "../store.js";
 import { html } from "../ui.js";
@@ -12,10 +12,10 @@ export function EngineView() {
   const { data: system, error, refresh } = usePoll("/v1/system", { every: 3000 });
   const { data: readiness } = usePoll("/readyz", { every: 5000 });
   const { data: workflows } = usePoll("/v1/workflows", { every: 10000 });
-  if (!system) return html`<div class="page"><h1 tabindex="-1">Engine</h1><${Missing} error=${error} what="the state" /></div>`;
+  if (!system) return html`<div class="page"><${Title}>Engine<//><${Missing} error=${error} what="the state" /></div>`;
   return html`<div class="page">
     <div class="page-head">
-      <h1 tabindex="-1">Engine</h1>
+      <${Title}>Engine<//>
       <div class="actions"><${Brake} system=${system} refresh=${refresh} /></div>
     </div>
     ${system.draining && html`<p class="callout warn" role="status">Draining: what runs will end, and nothing new is started. Submissions are still taken and wait.</p>`}
@@ -82,7 +82,7 @@ function Workflow({ workflow }) {
     <p class="quiet">${workflow.description}${workflow.variant ? ` Variant ${workflow.variant}.` : ""}</p>
     ${
       missing.length > 0 &&
-      html`<div class="table-scroll"><table class="plain-table">
+      html`<div class="table-scroll" tabindex="0" role="region" aria-label=${`Missing parts of ${workflow.title}`}><table class="plain-table">
         <caption>Missing for ${workflow.title}</caption>
         <thead><tr><th scope="col">What</th><th scope="col">Name</th><th scope="col">Why</th></tr></thead>
         <tbody>${missing.map((one) => html`<tr key=${`${one.kind}${one.name}`}><td>${KINDS[one.kind]}</td><td class="id">${one.name}</td><td>${one.detail}</td></tr>`)}</tbody>
@@ -98,7 +98,7 @@ function Learned() {
     <h2 id="learned-title">Learned memory</h2>
     ${
       data?.shapes.length
-        ? html`<div class="table-scroll"><table class="plain-table">
+        ? html`<div class="table-scroll" tabindex="0" role="region" aria-label="Learned memory figures"><table class="plain-table">
             <caption class="visually-hidden">Highest memory seen for each kind of run</caption>
             <thead><tr><th scope="col">Workflow</th><th scope="col">Variant</th><th scope="col" class="numeric">Size</th><th scope="col" class="numeric">Frames</th><th scope="col" class="numeric">Peak</th><th scope="col" class="numeric">Runs</th><th scope="col">Card</th></tr></thead>
             <tbody>${data.shapes.map(

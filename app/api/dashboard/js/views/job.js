@@ -14,7 +14,7 @@ import {
   secondsBetween,
   value,
 } from "../format.js";
-import { Action, Age, Fact, Missing, Progress, Status } from "../parts/bits.js";
+import { Action, Age, Fact, Missing, Progress, Status, Title } from "../parts/bits.js";
 import { Chart } from "../parts/chart.js";
 import { useEvents } from "../parts/events.js";
 import { Stage } from "../parts/player.js";
@@ -35,7 +35,7 @@ export function JobView({ id }) {
   const { data: job, error } = poll;
   if (!job) {
     return html`<div class="page">
-      <h1 tabindex="-1">Job</h1>
+      <${Title}>Job<//>
       <${Missing} error=${error} what="the job" />
       ${error?.status === 404 && html`<p><a href="#/jobs">All jobs</a></p>`}
     </div>`;
@@ -87,7 +87,7 @@ function Head({ job, refresh }) {
   const over = isOver(job);
   return html`<div class="page-head">
     <div class="grow">
-      <h1 tabindex="-1" class="one-line">${jobTitle(job)}</h1>
+      <${Title}>${jobTitle(job)}<//>
       <p class="quiet one-line"><${Status} job=${job} /> · <span class="id">${job.id}</span></p>
     </div>
     <div class="actions">
@@ -213,7 +213,7 @@ function Attempts({ job }) {
   const drawn = attempts.findLast((one) => one.vram_timeline?.length > 1);
   return html`<section class="panel" aria-labelledby="attempts-title">
     <h2 id="attempts-title">Attempts and memory</h2>
-    <div class="table-scroll">
+    <div class="table-scroll" tabindex="0" role="region" aria-label="Attempts">
       <table class="plain-table">
         <thead>
           <tr><th scope="col">Attempt</th><th scope="col">Engine</th><th scope="col">Outcome</th><th scope="col" class="numeric">Ran</th><th scope="col" class="numeric">Peak memory</th></tr>

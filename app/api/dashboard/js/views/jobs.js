@@ -1,9 +1,9 @@
 // The list of jobs: filters, search, pages by cursor.
 import { duration, jobTitle, percent } from "../format.js";
-import { Age, Missing, Progress, STATUSES, Status, doing } from "../parts/bits.js";
+import { Age, doing, Missing, Progress, Status, STATUSES, Title } from "../parts/bits.js";
 import { parseSearch } from "../parts/search.js";
 import { usePoll } from "../poll.js";
-import { go, link } from "../router.js";
+import { focus, go, link } from "../router.js";
 import { html, useEffect, useState } from "../ui.js";
 
 const PAGE = 50;
@@ -50,7 +50,7 @@ export function JobsView({ query }) {
 
   return html`<div class="page wide">
     <div class="page-head">
-      <h1 tabindex="-1">Jobs</h1>
+      <${Title}>Jobs<//>
       <a class="button primary" href="#/new">New job</a>
     </div>
     <${Filters} filters=${filters} workflows=${workflows?.workflows || []} />
@@ -66,6 +66,10 @@ export function JobsView({ query }) {
 function Filters({ filters, workflows }) {
   const [text, setText] = useState(filters.q);
   useEffect(() => setText(filters.q), [filters.q]);
+  useEffect(() => {
+    if (focus.search) document.getElementById("job-search").focus();
+    focus.search = false;
+  }, []);
   const change = (more) => go("jobs", { query: { ...filters, cursor: "", page: "", ...more } });
   const submit = (event) => {
     event.preventDefault();

@@ -1,7 +1,7 @@
 // A new job, or an earlier one with changes.
 import { get, idempotencyKey, post } from "../api.js";
 import { jobTitle } from "../format.js";
-import { Missing } from "../parts/bits.js";
+import { Missing, Title } from "../parts/bits.js";
 import { DropZone } from "../parts/drop.js";
 import { EstimatePanel, useEstimate } from "../parts/estimate.js";
 import { Field, isMedia, parseField } from "../parts/fields.js";
@@ -26,10 +26,10 @@ export function NewJobView({ query }) {
 
   const waiting = !data || (from && !earlier);
   if (waiting || problem) {
-    return html`<div class="page"><h1 tabindex="-1">New job</h1><${Missing} error=${problem || error} what="the workflows" /></div>`;
+    return html`<div class="page"><${Title}>New job<//><${Missing} error=${problem || error} what="the workflows" /></div>`;
   }
   if (!data.workflows.length) {
-    return html`<div class="page"><h1 tabindex="-1">New job</h1><p class="empty">No workflow is installed.</p></div>`;
+    return html`<div class="page"><${Title}>New job<//><p class="empty">No workflow is installed.</p></div>`;
   }
   return html`<${Form} key=${from || "new"} workflows=${data.workflows} earlier=${from ? earlier : null} />`;
 }
@@ -121,7 +121,7 @@ function Form({ workflows, earlier }) {
 
   return html`<form class="page wide new-job" onSubmit=${submit} novalidate>
     <div class="page-head">
-      <h1 tabindex="-1">${earlier ? "Rerun with changes" : "New job"}</h1>
+      <${Title}>${earlier ? "Rerun with changes" : "New job"}<//>
       ${earlier && html`<p class="quiet one-line">of <a href=${link("job", { id: earlier.id })}>${jobTitle(earlier)}</a></p>`}
     </div>
     ${

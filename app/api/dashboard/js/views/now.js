@@ -1,7 +1,7 @@
 // What happens now: memory, engine, queue, and why the next job waits.
 import { get, post } from "../api.js";
 import { count, duration, engineWords, gib, jobTitle, phaseWords } from "../format.js";
-import { Missing, Progress, Status, doing } from "../parts/bits.js";
+import { doing, Missing, Progress, Status, Title } from "../parts/bits.js";
 import { Chart } from "../parts/chart.js";
 import { MemoryPicture } from "../parts/memory.js";
 import { usePoll } from "../poll.js";
@@ -42,9 +42,9 @@ export function NowView() {
     return () => clearInterval(timer);
   }, [system]);
 
-  if (!system) return html`<div class="page"><h1 tabindex="-1">Now</h1><${Missing} error=${error} what="the state" /></div>`;
+  if (!system) return html`<div class="page"><${Title}>Now<//><${Missing} error=${error} what="the state" /></div>`;
   return html`<div class="page">
-    <h1 tabindex="-1">Now</h1>
+    <${Title}>Now<//>
     ${
       system.draining &&
       html`<p class="callout warn">

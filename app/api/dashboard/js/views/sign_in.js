@@ -1,5 +1,6 @@
 // Exchanging a key for a session.
 import { signIn } from "../api.js";
+import { Title } from "../parts/bits.js";
 import { html, useState } from "../ui.js";
 
 export function SignInView({ why }) {
@@ -20,7 +21,7 @@ export function SignInView({ why }) {
   };
 
   return html`<form class="page sign-in" onSubmit=${submit}>
-    <h1 tabindex="-1">Sign in</h1>
+    <${Title}>Sign in<//>
     ${why && html`<p class="callout warn" role="alert">${why}</p>`}
     <p>This gateway needs an API key. The browser keeps a session for twelve hours, not the key.</p>
     <div class="field">
