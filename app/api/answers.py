@@ -52,22 +52,26 @@ BODY: tuple[Kind, ...] = (
 """What a call with a JSON body can be refused with."""
 
 
-BINARY: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The whole file.",
-        "content": {"video/mp4": {"schema": {"type": "string", "format": "binary"}}},
-        "headers": {
-            "ETag": {"schema": {"type": "string"}, "description": "Strong: the SHA-256."},
-            "Accept-Ranges": {"schema": {"type": "string"}},
+def binary(*media_types: str) -> dict[int | str, dict[str, Any]]:
+    """What a call that gives a stored file answers with."""
+    files: dict[str, Any] = {
+        kind: {"schema": {"type": "string", "format": "binary"}} for kind in media_types
+    }
+    return {
+        200: {
+            "description": "The whole file.",
+            "content": files,
+            "headers": {
+                "ETag": {"schema": {"type": "string"}, "description": "Strong: the SHA-256."},
+                "Accept-Ranges": {"schema": {"type": "string"}},
+            },
         },
-    },
-    206: {
-        "description": "The asked range. Several ranges in one call are answered with the whole.",
-        "content": {"video/mp4": {"schema": {"type": "string", "format": "binary"}}},
-    },
-    304: {"description": "The caller has it already, as its If-None-Match says."},
-}
-"""What a call that gives a stored file answers with."""
+        206: {
+            "description": "The asked range. Several ranges in one call give the whole file.",
+            "content": dict(files),
+        },
+        304: {"description": "The caller has it already, as its If-None-Match says."},
+    }
 
 
 def refusals(*kinds: Kind) -> dict[int | str, dict[str, Any]]:

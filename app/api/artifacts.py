@@ -11,7 +11,7 @@ from sqlmodel import Session
 
 from app import errors
 from app.access.scopes import seen_owner
-from app.api.answers import BINARY, CALLER, refusals
+from app.api.answers import CALLER, binary, refusals
 from app.api.deps import JobId, Reader, TheServices
 from app.api.services import Services
 from app.api.streaming import stored_answer
@@ -33,7 +33,7 @@ _REFUSED = (errors.NotFound, errors.RangeNotSatisfiable, errors.InvalidRequest)
     operation_id="get_video",
     summary="Download the video",
     response_class=Response,
-    responses={**BINARY, **refusals(*CALLER, *_REFUSED)},
+    responses={**binary("video/mp4"), **refusals(*CALLER, *_REFUSED)},
 )
 @router.head("/video", include_in_schema=False)
 async def get_video(
@@ -55,15 +55,7 @@ async def get_video(
     summary="Download an artifact",
     response_class=Response,
     responses={
-        **BINARY,
-        200: {
-            **BINARY[200],
-            "content": {
-                "application/json": {"schema": {"type": "object"}},
-                "image/jpeg": {"schema": {"type": "string", "format": "binary"}},
-                "video/mp4": {"schema": {"type": "string", "format": "binary"}},
-            },
-        },
+        **binary("application/json", "image/jpeg", "image/webp", "video/mp4"),
         **refusals(*CALLER, *_REFUSED),
     },
 )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from typing import Annotated, cast
 
 from fastapi import Depends, Header, Path, Request
+from pydantic import BeforeValidator
 
 from app.access.scopes import Caller, Scope, require
 from app.api.doorman import Doorman
@@ -13,6 +15,9 @@ from app.api.examples import JOB_ID, UPLOAD_ID
 from app.api.services import Services
 from app.errors import NotFound
 
+_RFC_3339 = re.compile(
+    r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?([Zz]|[+-]\d\d:\d\d)", re.ASCII
+)
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
@@ -69,6 +74,17 @@ Reader = Annotated[Caller, Depends(may_read)]
 Admin = Annotated[Caller, Depends(_May(Scope.ADMIN))]
 JobId = Annotated[str, Depends(_job_id)]
 UploadId = Annotated[str, Depends(_upload_id)]
+
+
+def _moment(text: object) -> object:
+    if isinstance(text, str) and _RFC_3339.fullmatch(text) is None:
+        raise ValueError("it must be a time as in RFC 3339, such as 2026-01-01T12:00:00Z")
+    return text
+
+
+Moment = Annotated[datetime, BeforeValidator(_moment)]
+"""A time as the gateway itself writes it; pydantic alone would also take `0.5` for one."""
+
 IdempotencyKey = Annotated[
     str | None,
     Header(

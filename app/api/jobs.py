@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
@@ -13,7 +12,7 @@ from app import errors, wire
 from app.access.scopes import Caller, seen_owner
 from app.api.answers import CALLER, SUBMIT, json_body, refusals, tagged_answer
 from app.api.body import read_model
-from app.api.deps import IdempotencyKey, JobId, Reader, Submitter, TheServices
+from app.api.deps import IdempotencyKey, JobId, Moment, Reader, Submitter, TheServices
 from app.api.examples import JOB_REQUEST, RERUN
 from app.api.polling import job_answer
 from app.api.services import Services
@@ -52,6 +51,7 @@ _QUERY = frozenset(
                         "type": "object",
                         "required": ["job"],
                         "properties": {"job": {"$ref": "#/components/schemas/JobRequest"}},
+                        "propertyNames": {"pattern": "^[a-z0-9_]{1,64}$"},
                         "additionalProperties": {
                             "type": "string",
                             "format": "binary",
@@ -99,8 +99,8 @@ async def list_jobs(
     ] = None,
     workflow: Annotated[str | None, Query(max_length=64)] = None,
     batch_id: Annotated[str | None, Query(max_length=64)] = None,
-    created_after: Annotated[datetime | None, Query(description="At this time or later.")] = None,
-    created_before: Annotated[datetime | None, Query(description="Before this time.")] = None,
+    created_after: Annotated[Moment | None, Query(description="At this time or later.")] = None,
+    created_before: Annotated[Moment | None, Query(description="Before this time.")] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: Annotated[
         str | None, Query(max_length=256, description="`next_cursor` of the page before.")

@@ -17,6 +17,32 @@ _OPEN = frozenset({"get_health", "get_readiness", "close_session"})
 _READ_BY_HAND = (wire.JobRequest, wire.RerunRequest, wire.EstimateRequest, NewKey)
 """Bodies that the endpoints read themselves, so FastAPI does not see them."""
 
+_OF_A_JOB = ("get_job", "cancel_job", "rerun_job", "delete_job", "list_attempts", "get_video")
+
+
+def _links(parameter: str, at: str, *operations: str) -> dict[str, Any]:
+    """Where to go from an answer, with an id out of it."""
+    return {
+        operation: {
+            "operationId": operation,
+            "parameters": {parameter: f"$response.body#/{at}"},
+        }
+        for operation in operations
+    }
+
+
+_LINKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "submit_job": ("202", _links("job_id", "id", *_OF_A_JOB, "stream_events")),
+    "rerun_job": ("202", _links("job_id", "id", *_OF_A_JOB)),
+    "create_upload": ("201", _links("upload_id", "id", "get_upload", "get_upload_content")),
+    "list_workflows": (
+        "200",
+        _links("name", "workflows/0/name", "get_workflow", "estimate_request"),
+    ),
+    "create_key": ("201", _links("key_id", "id", "revoke_key")),
+}
+"""Operation to the status whose answer leads on, and where to."""
+
 _DESCRIPTION = """\
 Video jobs on a GPU: a photo and a dance video in, an mp4 of the person dancing out.
 
@@ -83,6 +109,9 @@ def _finish(operation: dict[str, Any]) -> None:
     """Say who may call, and in which media type errors come."""
     if operation["operationId"] not in _OPEN:
         operation["security"] = [{"key": []}, {"session": []}]
+    if operation["operationId"] in _LINKS:
+        status, links = _LINKS[operation["operationId"]]
+        operation["responses"][status]["links"] = links
     for answer in operation["responses"].values():
         content = answer.get("content", {})
         problem = content.get("application/problem+json")

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from app import errors
 from app.errors import FieldError, GatewayError, InvalidRequest
@@ -154,10 +155,24 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     detail = error.detail
     if error.status_code == 404:
         detail = f"There is nothing at {request.url.path[:200]!r}; see /docs for what there is."
-    elif error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "other methods")
+    headers = error.headers
+    if error.status_code == 405:
+        allowed = _allowed(request)
         detail = f"{request.method[:20]} is not possible here; this path takes {allowed}."
-    return of_status(error.status_code, detail, headers=error.headers)
+        headers = {**(headers or {}), "Allow": allowed}
+    return of_status(error.status_code, detail, headers=headers)
+
+
+def _allowed(request: Request) -> str:
+    """Every method of a path: a router that stops at the first route names only that one's."""
+    routes = request.app.router.routes
+    return ", ".join(
+        method
+        for method in ("GET", "HEAD", "POST", "DELETE")
+        if any(
+            route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes
+        )
+    )
 
 
 async def _on_disconnect(_request: Request, _error: Exception) -> Response:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Header, Request, Response
 
 from app import errors, wire
 from app.access.scopes import Caller, Scope
-from app.api.answers import BINARY, CALLER, json_answer, refusals
+from app.api.answers import CALLER, binary, json_answer, refusals
 from app.api.body import media_type
 from app.api.deps import Reader, Submitter, TheServices, UploadId
 from app.api.meter import UploadMeter
@@ -21,6 +21,16 @@ from app.errors import FieldError, InvalidRequest, MalformedBody
 router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
 
 FILE_PART = "file"
+
+_MEDIA_TYPES = (
+    "image/png",
+    "image/jpeg",
+    "image/webp",
+    "video/mp4",
+    "video/webm",
+    "video/quicktime",
+    "video/x-matroska",
+)
 
 
 @router.post(
@@ -127,7 +137,10 @@ async def get_upload(caller: Reader, upload_id: UploadId, services: TheServices)
     operation_id="get_upload_content",
     summary="Download an upload",
     response_class=Response,
-    responses={**BINARY, **refusals(*CALLER, errors.NotFound, errors.RangeNotSatisfiable)},
+    responses={
+        **binary(*_MEDIA_TYPES),
+        **refusals(*CALLER, errors.NotFound, errors.RangeNotSatisfiable),
+    },
 )
 @router.head("/{upload_id}/content", include_in_schema=False)
 async def get_upload_content(

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 
 from app.settings import Settings
-from tests.api.conftest import World, opened
+from tests.apikit import World, opened
 
 CALLS = [
     ("POST", "/v1/jobs", "submit"),

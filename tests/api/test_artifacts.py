@@ -12,7 +12,7 @@ import av
 import pytest
 import pytest_asyncio
 
-from tests.api.conftest import World
+from tests.apikit import World
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

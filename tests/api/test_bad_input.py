@@ -16,7 +16,7 @@ from app.gateway import Gateway
 from app.gpu.simulated import SimulatedCard
 from app.settings import Settings
 from app.wire import MissingPart
-from tests.api.conftest import World, opened
+from tests.apikit import World, opened
 from tests.mediakit import image_bytes, make_audio, make_video
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

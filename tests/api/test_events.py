@@ -18,7 +18,7 @@ import pytest_asyncio
 from app.jobs import queue
 from app.jobs.queue import Report
 from app.settings import Settings
-from tests.api.conftest import World, opened
+from tests.apikit import World, opened
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -18,7 +18,7 @@ import pytest
 import pytest_asyncio
 
 from app.settings import Settings
-from tests.api.conftest import World, opened, until
+from tests.apikit import World, opened, until
 from tests.mediakit import image_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

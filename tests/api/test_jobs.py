@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from app.jobs import queue
 from app.jobs.queue import Report
-from tests.api.conftest import World, until
+from tests.apikit import World, until
 from tests.mediakit import image_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -17,7 +17,7 @@ from app.api.health import explanations
 from app.errors import FAILURES, GatewayError
 from app.wire import JobRequest, RerunRequest
 from tests.api import snapshots
-from tests.api.conftest import World
+from tests.apikit import World
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from app.gateway import Gateway
 from app.gpu.simulated import SimulatedCard
 from app.settings import Settings
-from tests.api.conftest import World, opened
+from tests.apikit import World, opened
 
 
 async def test_the_system_shows_queue_engine_store_and_retention(world: World) -> None:

@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from app.api.services import HttpLimits
 from app.settings import Settings
-from tests.api.conftest import World, opened, serving, until
+from tests.apikit import World, opened, serving, until
 from tests.mediakit import image_bytes, make_video
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.api.conftest import World
+from tests.apikit import World
 
 
 async def test_a_key_has_a_secret_of_its_own_that_can_be_replaced(world: World) -> None:
