@@ -6,15 +6,11 @@ import argparse
 import asyncio
 import json
 import logging
-import os
-import socket
 import sys
 from pathlib import Path
-from types import FrameType
-
-import uvicorn
 
 from app.standin.recorded import object_info
+from app.standin.serve import listen, serve_forever
 from app.standin.server import Standin
 from app.standin.state import Options
 
@@ -37,7 +33,9 @@ def main() -> None:
         work=not arguments.no_work,
         output_bytes=arguments.output_bytes,
         max_upload_bytes=int(arguments.max_upload_size * 1024 * 1024),
-        need_mib=arguments.need_mib,
+        need_mib=_figures(arguments.need_mib),
+        previews=arguments.preview_method != "none",
+        history_lag_seconds=arguments.history_lag_seconds,
         vram_total_mib=arguments.vram_total_mib,
         cuda_allocate=arguments.cuda_allocate,
     )
@@ -45,38 +43,13 @@ def main() -> None:
     standin = Standin(options, info)
     for text in arguments.misbehave:
         standin.misbehavior.parse(text)
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((arguments.listen, arguments.port))
-    asyncio.run(_serve(standin, listener))
+    asyncio.run(serve_forever(standin, listen(arguments.listen, arguments.port)))
 
 
-async def _serve(standin: Standin, listener: socket.socket) -> None:
-    config = uvicorn.Config(
-        standin.app,
-        log_config=None,
-        access_log=False,
-        ws="websockets-sansio",
-        ws_max_size=64 * 1024 * 1024,
-        timeout_graceful_shutdown=1,
-    )
-    await _Server(config).serve(sockets=[listener])
-
-
-class _Server(uvicorn.Server):
-    """Tells on stdout where it is reached, once it is."""
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        host, port = (sockets or [])[0].getsockname()[:2]
-        line = {"url": f"http://{host}:{port}", "port": port, "pid": os.getpid()}
-        sys.stdout.write(json.dumps(line) + "\n")
-        sys.stdout.flush()
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """End at once, sockets cut without a goodbye, as recorded of the real server."""
-        del sig, frame
-        os._exit(0)
+def _figures(given: list[str]) -> dict[str, int]:
+    """`NODE=MIB` or `MIB` (for any prompt), the latter under an empty name."""
+    parts = [text.rpartition("=") for text in given]
+    return {kind: int(mib) for kind, _, mib in parts}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -93,14 +66,27 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-upload-size", type=float, default=100, help="limit of a request body, in MB")
     add("--probe-nodes", action="store_true", help="offer ProbeSlow and ProbeRaise")
     add("--vram-total-mib", type=int, default=0, help="pretend to have a card of this size")
-    add("--need-mib", type=int, default=0, help="memory the models of a prompt hold until /free")
+    add(
+        "--need-mib",
+        action="append",
+        default=[],
+        metavar="[NODE=]MIB",
+        help="memory that the models of any prompt, or of one with such a node, hold until /free",
+    )
     add("--cuda-allocate", action="store_true", help="really allocate it, with torch on cuda:0")
+    add("--preview-method", choices=["auto", "none"], default="auto", help="previews of samplers")
+    add(
+        "--history-lag-seconds",
+        type=float,
+        default=0.005,
+        help="how long after execution_success the history knows a prompt",
+    )
     add(
         "--misbehave",
         action="append",
         default=[],
         metavar="MODE[:k=v,...]",
-        help="do something wrong; settings are times, at_step and seconds",
+        help="do something wrong; settings: times, node, at_step, seconds, exception_type, message",
     )
     return parser
 

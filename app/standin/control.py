@@ -33,17 +33,18 @@ class Control:
 
     async def _misbehave(self, request: Request) -> Response:
         described = await request.json()
+        if described.get("mode") == "forget" and not {"node", "at_step"} & set(described):
+            self._queue.forget()
+            return Json({})
         try:
             self._misbehavior.add(described)
         except ValueError as error:
             return Json({"error": str(error)}, 400)
-        if described["mode"] == "forget":
-            self._queue.forget()
         return Json({})
 
     async def _behave(self, _request: Request) -> Response:
         self._misbehavior.behave()
-        self._sockets.silent = False
+        self._sockets.silenced = []
         return Json({})
 
     async def _stats(self, _request: Request) -> Response:

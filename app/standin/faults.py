@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 
 from app.standin.failures import OUT_OF_MEMORY, Forgotten, Interrupted, NodeFailed
@@ -25,7 +25,7 @@ class Faults:
         *,
         misbehavior: Misbehavior,
         memory: Memory,
-        need_mib: int,
+        need_mib: Mapping[str, int],
         queue: Queue,
         sockets: Sockets,
         drop: Callable[[], Awaitable[None]],
@@ -38,13 +38,17 @@ class Faults:
         self._drop = drop
         self._broken = False
 
-    async def at(self, place: Place) -> None:
+    def need(self, kinds: Iterable[str]) -> int:
+        """MiB that a prompt with nodes of these classes needs on the card."""
+        return sum(self._need_mib.get(kind, 0) for kind in {"", *kinds})
+
+    async def at(self, place: Place, need_mib: int) -> None:
         """Do what is due at a point of a run; models are loaded before the first step."""
         if place.working:
             if self._broken:
                 raise NodeFailed("RuntimeError", CUDA_FAULT)
             if place.step == 0:
-                await asyncio.to_thread(self.memory.hold, self._need_mib)
+                await asyncio.to_thread(self.memory.hold, need_mib)
         for mode in DURING_RUN:
             fault = self.misbehavior.take_at(mode, place)
             if fault is not None:
@@ -71,7 +75,7 @@ class Faults:
                 await self._drop()
             case "silent_socket":
                 await self._sockets.flush()
-                self._sockets.silent = True
+                self._sockets.silence()
             case "forget":
                 self._queue.forget()
                 raise Forgotten

@@ -56,6 +56,10 @@ class Place:
     working: bool
 
 
+ACCEPTED = Place(node_id="accepted", kind="accepted", step=0, working=False)
+"""Where a prompt has just been put into the queue: `die` can be ordered for it by this name."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Fault:
     """One thing to do wrong.

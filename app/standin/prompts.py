@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +14,7 @@ from starlette.routing import Route
 from app.graphcheck import Verdict, check_graph
 from app.standin.answers import Json
 from app.standin.front import hang_up
-from app.standin.misbehave import Misbehavior
+from app.standin.misbehave import ACCEPTED, Misbehavior
 from app.standin.state import Item, Options, Queue, milliseconds
 from app.standin.stats import RunLog
 
@@ -93,6 +94,8 @@ class Prompts:
         extra["create_time"] = milliseconds()
         self._log.note("accepted", prompt_id)
         self._queue.put(Item(number, prompt_id, verdict.graph, extra, list(verdict.outputs)))
+        if self._misbehavior.take_at("die", ACCEPTED):
+            os._exit(1)
         if self._misbehavior.take("lose_answer"):
             hang_up(request.scope)
         return Json({"prompt_id": prompt_id, "number": number, "node_errors": node_errors})

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import os
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -19,6 +21,8 @@ from app.standin.sockets import SocketEndpoint
 from app.standin.state import Options, Queue, Sockets
 from app.standin.stats import RunLog
 from app.standin.worker import Worker
+
+_log = logging.getLogger(__name__)
 
 
 class Standin:
@@ -36,7 +40,7 @@ class Standin:
         sockets = Sockets()
         self._sockets = sockets
         queue = Queue(changed=lambda: sockets.send("status", status(queue)))
-        log = RunLog(options.directory)
+        self._log = log = RunLog(options.directory)
         memory = Memory(total_mib=options.vram_total_mib, real=options.cuda_allocate)
         endpoint = SocketEndpoint(options=options, sockets=sockets, queue=queue)
         faults = Faults(
@@ -79,12 +83,22 @@ class Standin:
             asyncio.create_task(self._sockets.publish()),
             asyncio.create_task(self._worker.work()),
         ]
+        for task in tasks:
+            task.add_done_callback(_end_with)
         try:
             yield
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            self._log.close()
+
+
+def _end_with(task: asyncio.Task[None]) -> None:
+    """A stand-in whose worker broke would look like one that hangs: end instead, and say why."""
+    if not task.cancelled():
+        _log.critical("the stand-in broke", exc_info=task.exception())
+        os._exit(os.EX_SOFTWARE)
 
 
 def status(queue: Queue) -> dict[str, Any]:

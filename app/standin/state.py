@@ -29,7 +29,8 @@ class Options:
         work: Whether frames are really made and encoded; otherwise a tiny file of the right shape.
         output_bytes: Size every video is padded to; 0 leaves it as encoded.
         max_upload_bytes: Limit of any request body.
-        need_mib: Simulated card memory that one prompt's models hold until `/free`.
+        need_mib: Node class to the card memory that its models hold until `/free`; an empty name
+            stands for what every prompt needs.
         vram_total_mib: Size of the simulated card; 0 shows a CPU as ComfyUI's `--cpu` does.
         cuda_allocate: Whether `need_mib` is really allocated on `cuda:0`.
         previews: Whether samplers send previews unless a prompt says otherwise.
@@ -43,7 +44,7 @@ class Options:
     work: bool = True
     output_bytes: int = 0
     max_upload_bytes: int = 100 * 1024 * 1024
-    need_mib: int = 0
+    need_mib: Mapping[str, int] = field(default_factory=dict)
     vram_total_mib: int = 0
     cuda_allocate: bool = False
     previews: bool = True
@@ -154,7 +155,7 @@ class Sockets:
     def __init__(self) -> None:
         self.sockets: dict[str, Socket] = {}
         self.metadata: set[str] = set()
-        self.silent = False
+        self.silenced: list[Socket] = []
         self._outgoing: asyncio.Queue[tuple[str | bytes, str | None]] = asyncio.Queue()
 
     def send(self, kind: str, data: Any, client_id: str | None = None) -> None:  # noqa: ANN401
@@ -166,6 +167,10 @@ class Sockets:
         """Queue a binary frame."""
         self._outgoing.put_nowait((frame, client_id))
 
+    def silence(self) -> None:
+        """Send nothing more to the sockets of now, and keep them open."""
+        self.silenced = list(self.sockets.values())
+
     async def flush(self) -> None:
         """Wait until everything queued so far has been written."""
         await self._outgoing.join()
@@ -175,14 +180,9 @@ class Sockets:
         while True:
             message, client_id = await self._outgoing.get()
             try:
-                if self.silent:
-                    continue
-                if client_id is None:
-                    receivers = list(self.sockets.values())
-                else:
-                    receivers = [s for sid, s in self.sockets.items() if sid == client_id]
-                for socket in receivers:
-                    await _write(socket, message)
+                for sid, socket in list(self.sockets.items()):
+                    if client_id in {None, sid} and socket not in self.silenced:
+                        await _write(socket, message)
             finally:
                 self._outgoing.task_done()
 

@@ -20,6 +20,11 @@ class RunLog:
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / LOG_NAME
+        self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
 
     def note(self, event: str, prompt_id: str, **more: Any) -> None:  # noqa: ANN401 - plain JSON
         """Record `accepted`, `started` or `ended`."""
@@ -31,8 +36,8 @@ class RunLog:
             "pid": os.getpid(),
             **more,
         }
-        with self._path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        # One write to a file opened for appending: a kill cannot leave half a line.
+        os.write(self._file, json.dumps(line).encode() + b"\n")
 
     def read(self) -> dict[str, Any]:
         """All prompts with their counts and runs, as `GET /standin/stats` answers."""

@@ -39,6 +39,7 @@ class Run:
     cached: set[str]
     client_id: str | None
     previews: bool
+    need_mib: int
     messages: list[list[Any]] = field(default_factory=list)
     outputs: dict[str, Any] = field(default_factory=dict)
     executed: list[str] = field(default_factory=list)
@@ -106,7 +107,8 @@ class Worker:
         cached = {node_id for node_id, key in keys.items() if key in self._cache}
         wish = item.extra.get("preview_method")
         previews = self._options.previews if wish in {None, "default"} else wish != "none"
-        run = Run(item, keys, cached, item.extra.get("client_id"), previews)
+        need_mib = self._faults.need(node["class_type"] for node in item.graph.values())
+        run = Run(item, keys, cached, item.extra.get("client_id"), previews, need_mib)
         self._queue.interrupted = False
         self.current_client = run.client_id
         self._log.note("started", run.prompt_id)
@@ -119,7 +121,6 @@ class Worker:
             self.current_node = None
             self._log.note("ended", run.prompt_id, outcome="forgotten")
             return
-        await self._sockets.flush()
         await asyncio.sleep(self._options.history_lag_seconds)
         self._finish(run, succeeded=succeeded)
 
@@ -213,7 +214,7 @@ class Worker:
         output = bool(self._info[kind].get("output_node"))
         stepping = kind in STEPPING
         working = stepping or (output and not _steps_anywhere(run.item.graph))
-        await self._faults.at(Place(node_id, kind, 0, working))
+        await self._faults.at(Place(node_id, kind, 0, working), run.need_mib)
         if stepping:
             await self._steps(run, call)
         ui = None
@@ -259,7 +260,7 @@ class Worker:
         preview = run.previews and bool(values.get("preview", True))
         for step in range(1, total + 1):
             began = time.monotonic()
-            await self._faults.at(Place(node_id, call.kind, step, working=True))
+            await self._faults.at(Place(node_id, call.kind, step, working=True), run.need_mib)
             await asyncio.sleep(max(0.0, seconds - (time.monotonic() - began)))
             self._check_interrupt()
             self._progress(run, node_id, step, total, "running")
