@@ -135,7 +135,7 @@ class Serving:
     def end(self, which: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(which)
         try:
-            return self.process.wait(20)
+            return self.process.wait(40)
         finally:
             self.close()
 
@@ -150,7 +150,7 @@ class Serving:
 def test_the_gateway_ends_at_once_and_in_order_though_somebody_waits(
     tmp_path: Path, which: signal.Signals
 ) -> None:
-    serving = Serving(tmp_path, "--port", "0", "--announce")
+    serving = Serving(tmp_path, "--port", "0", "--announce", GATEWAY_STOP_SECONDS="60")
     told = serving.announced()
     assert told["pid"] == serving.process.pid
     answered: list[int] = []
@@ -170,7 +170,7 @@ def test_the_gateway_ends_at_once_and_in_order_though_somebody_waits(
             client.system()
             began = time.monotonic()
             assert serving.end(which) == 0
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 20
             list(lines)  # ends, and is not cut off
         waiting.join(5)
     assert answered == [200]
