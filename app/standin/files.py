@@ -15,9 +15,8 @@ from starlette.routing import Route
 
 from app.standin.answers import Json
 from app.standin.fileanswer import file_answer
+from app.standin.inputs import KINDS
 from app.standin.state import Options
-
-KINDS = frozenset({"input", "output", "temp"})
 
 
 class Files:

@@ -15,6 +15,7 @@ from typing import Any, cast
 from app.standin import clips
 from app.standin.clips import Clip, Fit, Sound
 from app.standin.failures import OUT_OF_MEMORY, NodeFailed
+from app.standin.inputs import locate
 from app.standin.reading import Choice, Source, load
 
 BLANK = 0x202020
@@ -63,12 +64,8 @@ class Call:
     directory: Path
 
     def file(self, name: str) -> Path:
-        """An input file by the name a graph uses."""
-        text = str(self.values[name])
-        for ending in ("input", "output", "temp"):
-            if text.endswith(f" [{ending}]"):
-                return self.directory / ending / text.removesuffix(f" [{ending}]")
-        return self.directory / "input" / text
+        """The input file that one of its inputs names."""
+        return locate(self.directory, str(self.values[name]))
 
 
 def run(call: Call) -> tuple[Any, ...]:

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from app.standin.inputs import UPLOADS, locate, present
+
 
 def is_link(value: Any) -> bool:  # noqa: ANN401 - any input value
     """Whether an input is the output of another node."""
@@ -17,20 +19,6 @@ def is_link(value: Any) -> bool:  # noqa: ANN401 - any input value
 def sources(node: Mapping[str, Any]) -> list[str]:
     """The nodes one node is linked to, in the order of its inputs."""
     return [value[0] for value in node["inputs"].values() if is_link(value)]
-
-
-def needed(graph: Mapping[str, Any], outputs: Sequence[str]) -> list[str]:
-    """The nodes that some outputs need, in the order ComfyUI collects them."""
-    found: dict[str, None] = {}
-    for output in outputs:
-        stack = [output]
-        while stack:
-            node_id = stack.pop()
-            if node_id in found:
-                continue
-            found[node_id] = None
-            stack.extend(sources(graph[node_id]))
-    return list(found)
 
 
 def order(graph: Mapping[str, Any], outputs: Sequence[str], cached: set[str]) -> Iterator[str]:
@@ -105,13 +93,9 @@ def signatures(graph: Mapping[str, Any], directory: Path) -> dict[str, str]:
 
 
 def _files(node: Mapping[str, Any], directory: Path) -> list[Any]:
-    if "Load" not in node["class_type"]:
+    """Size and time of the uploaded files that a node reads: another content is another key."""
+    if node["class_type"] not in UPLOADS:
         return []
-    found = []
-    for value in node["inputs"].values():
-        if isinstance(value, str) and value:
-            path = directory / "input" / value
-            if path.is_file():
-                stat = path.stat()
-                found.append([stat.st_size, stat.st_mtime_ns])
-    return found
+    names = [value for value in node["inputs"].values() if isinstance(value, str)]
+    stats = [locate(directory, name).stat() for name in names if present(directory, name)]
+    return [[stat.st_size, stat.st_mtime_ns] for stat in stats]

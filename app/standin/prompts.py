@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -14,6 +15,7 @@ from starlette.routing import Route
 from app.graphcheck import Verdict, check_graph
 from app.standin.answers import Json
 from app.standin.front import hang_up
+from app.standin.inputs import present
 from app.standin.misbehave import ACCEPTED, Misbehavior
 from app.standin.state import Item, Options, Queue, milliseconds
 from app.standin.stats import RunLog
@@ -101,11 +103,10 @@ class Prompts:
         return Json({"prompt_id": prompt_id, "number": number, "node_errors": node_errors})
 
     def _check(self, graph: Any) -> Verdict:  # noqa: ANN401 - whatever was sent
-        folder = self._options.directory / "input"
         return check_graph(
             graph,
             self._info,
-            uploaded=lambda name: (folder / name).is_file(),
+            uploaded=partial(present, self._options.directory),
             modern=self._options.modern,
         )
 
