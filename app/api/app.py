@@ -10,7 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI, Response
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, HTMLResponse
 
 from app.api import (
     access,
@@ -22,6 +22,7 @@ from app.api import (
     openapi,
     polling,
     problems,
+    reference,
     system,
     uploads,
     webhooks,
@@ -51,7 +52,7 @@ def make_api(services: Services, *, lifespan: Lifespan | None = None) -> FastAPI
     app = FastAPI(
         title="SteadyDancer gateway",
         version=services.version,
-        docs_url="/docs",
+        docs_url=None,
         redoc_url=None,
         openapi_url="/openapi.json",
         lifespan=lifespan,
@@ -81,6 +82,7 @@ def make_api(services: Services, *, lifespan: Lifespan | None = None) -> FastAPI
         app.include_router(room.router)
     _add_dashboard(app, services.dashboard)
     _add_openapi(app)
+    _add_reference(app, services)
     # The last one added is the first one that a request meets.
     app.add_middleware(
         BodyGuard,
@@ -108,6 +110,15 @@ def _add_openapi(app: FastAPI) -> None:
         return app.openapi_schema
 
     app.openapi = made  # type: ignore[method-assign]
+
+
+def _add_reference(app: FastAPI, services: Services) -> None:
+    async def serve() -> Response:
+        text = reference.page(app.openapi(), services.workflows)
+        headers = {"Content-Security-Policy": reference.POLICY, "Cache-Control": "no-cache"}
+        return HTMLResponse(text, headers=headers)
+
+    app.add_api_route("/docs", serve, methods=["GET", "HEAD"], include_in_schema=False)
 
 
 def _add_dashboard(app: FastAPI, folder: Path | None) -> None:

@@ -14,7 +14,7 @@ from app.api.answers import CALLER, SUBMIT, json_body, refusals, tagged_answer
 from app.api.body import read_model
 from app.api.deps import IdempotencyKey, JobId, Moment, Reader, Submitter, TheServices
 from app.api.examples import JOB_REQUEST, RERUN
-from app.api.polling import job_answer
+from app.api.polling import dated, job_answer, look_at
 from app.api.services import Services
 from app.api.submissions import read_submission
 from app.errors import Conflict, FieldError, InvalidRequest
@@ -123,7 +123,8 @@ async def list_jobs(
     jobs, next_cursor = await services.db.read(
         lambda session: views.page(session, which, limit=limit, cursor=cursor)
     )
-    return tagged_answer(request, wire.JobPage(jobs=tuple(jobs), next_cursor=next_cursor))
+    shown = tuple(dated(job, services) for job in jobs)
+    return tagged_answer(request, wire.JobPage(jobs=shown, next_cursor=next_cursor))
 
 
 @router.post(
@@ -221,12 +222,13 @@ async def delete_job(caller: Submitter, job_id: JobId, services: TheServices) ->
 
 
 async def _accepted(services: Services, caller: Caller, submitted: Submitted) -> Response:
-    headers = {"Location": f"/v1/jobs/{submitted.job_id}"}
+    job, headers = await look_at(services, submitted.job_id, seen_owner(caller))
+    headers["Location"] = job.links.self
     if submitted.replayed:
         headers["Idempotent-Replayed"] = "true"
-    return await job_answer(
-        services, submitted.job_id, seen_owner(caller), status=202, headers=headers
-    )
+    else:
+        services.metrics.submitted.labels(job.workflow).inc()
+    return Response(job.model_dump_json(), 202, headers, "application/json")
 
 
 def _labels(request: Request) -> dict[str, str]:

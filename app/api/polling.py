@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import OrderedDict
-from collections.abc import Mapping
 from typing import Any, cast
 
 from fastapi import APIRouter, Request, Response
@@ -117,22 +116,27 @@ async def get_job(request: Request) -> Response:
     return answer
 
 
-async def job_answer(
-    services: Services,
-    job_id: str,
-    owner: str | None,
-    *,
-    status: int = 200,
-    headers: Mapping[str, str] | None = None,
-) -> Response:
+async def job_answer(services: Services, job_id: str, owner: str | None) -> Response:
     """Answer with a job as it is now, and its ETag."""
+    job, headers = await look_at(services, job_id, owner)
+    return Response(job.model_dump_json(), 200, headers, "application/json")
+
+
+async def look_at(
+    services: Services, job_id: str, owner: str | None
+) -> tuple[wire.Job, dict[str, str]]:
+    """A job as it is now, and the headers that its answer carries."""
     job, tag = await services.db.read(
         lambda session: views.view(session, job_id, owner=owner), hot=True
     )
-    seen = Glance(job.status, tag.version, tag.queue_position)
-    return Response(
-        job.model_dump_json(), status, {**_fresh(seen), **(headers or {})}, "application/json"
-    )
+    return dated(job, services), _fresh(Glance(job.status, tag.version, tag.queue_position))
+
+
+def dated(job: wire.Job, services: Services) -> wire.Job:
+    """The job with the time at which it will be deleted; sooner if room is needed."""
+    if job.finished_at is None:
+        return job
+    return job.model_copy(update={"expires_at": job.finished_at + services.retention.keep})
 
 
 def _seconds(request: Request) -> float:

@@ -57,6 +57,7 @@ _MEDIA_TYPES = (
                     "schema": {
                         "type": "object",
                         "required": ["file"],
+                        "additionalProperties": False,
                         "properties": {"file": {"type": "string", "format": "binary"}},
                     }
                 },

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -284,6 +285,10 @@ async def test_a_queued_job_is_canceled_at_once_and_again_without_effect(world: 
     first = await world.http.post(f"/v1/jobs/{job['id']}/cancel")
     again = await world.http.post(f"/v1/jobs/{job['id']}/cancel")
     assert first.json()["status"] == again.json()["status"] == "canceled"
+    kept = datetime.fromisoformat(first.json()["expires_at"]) - datetime.fromisoformat(
+        first.json()["finished_at"]
+    )
+    assert kept.total_seconds() == world.gateway.settings.keep_seconds
     assert first.json()["finished_at"] == again.json()["finished_at"]
 
 

@@ -101,3 +101,22 @@ async def test_every_code_is_explained_and_documented(shared: World) -> None:
         assert answer.json()["title"] == one.title
     committed = (ROOT / "docs" / "problems.md").read_text(encoding="utf-8")
     assert committed == snapshots.problems(), "run `python -m tests.api.snapshots`"
+
+
+async def test_the_page_for_people_shows_every_operation_and_needs_nothing_from_outside(
+    shared: World, document: dict[str, Any]
+) -> None:
+    answer = await shared.http.get("/docs")
+    assert answer.headers["content-type"].startswith("text/html")
+    assert "script" not in answer.headers["content-security-policy"]
+    text = answer.text
+    for one in operations(document):
+        assert f"id={one['operationId']}" in text
+    for workflow in shared.gateway.workflows:
+        for name in workflow.schema()["properties"]:
+            assert f"<code>{name}</code>" in text
+    for outside in re.findall(r'(?:src|href)=["\']?(https?:[^"\' >]+)', text):
+        raise AssertionError(outside)
+    ids = re.findall(r"\bid=([\w-]+)", text)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r"href=#([\w-]+)", text)) <= set(ids)

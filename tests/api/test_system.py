@@ -79,6 +79,7 @@ async def test_metrics_count_requests_by_route_and_jobs_by_status(world: World) 
     assert wanted in text
     assert 'route="unmatched",status="404"} 1.0' in text
     assert 'steadydancer_jobs{status="queued"} 1.0' in text
+    assert 'steadydancer_jobs_submitted_total{workflow="smoke"} 1.0' in text
     assert 'steadydancer_engine_up{engine="engine-0"} 0.0' in text
     assert job["id"] not in text
 
