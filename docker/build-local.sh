@@ -8,7 +8,7 @@ usage() {
   cat <<'TEXT'
 Usage: build-local.sh [--dry-run] [--target gateway|cpu] [--no-run] [--keep]
 
-Root, Debian 12: needs buildah, debootstrap, util-linux, curl (apt-get install them). A Debian base
+Root, Debian 12: needs buildah, debootstrap, util-linux, procps, curl (apt-get install them). A Debian base
 made by debootstrap is the build argument SMALL_BASE, its Python 3.11 the gateway's. Then the cpu
 target is started under tini as user 1000 in a pid namespace of its own, the functional test runs
 inside, and SIGTERM must end it within 10 s.
@@ -48,13 +48,15 @@ done
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 work=${WORK_DIR:-/var/tmp/steadydancer-build}
-$DRY_RUN || need buildah debootstrap curl unshare
+$DRY_RUN || need buildah debootstrap curl unshare pgrep
 store=(buildah --root "$work/storage" --runroot "$work/run" --storage-driver vfs)
 base=localhost/steadydancer-debian:12
 inside=
 
 clean_up() {
-  [[ -z $inside ]] || kill -KILL "$inside" 2>/dev/null || true
+  # Its child is PID 1 of the namespace, which ends with it. The change of user has undone
+  # --kill-child.
+  if [[ -n $inside ]]; then pkill -KILL -P "$inside" || true; fi
   if ! $keep && ! $DRY_RUN && [[ -d $work/storage ]]; then
     "${store[@]}" rm --all >/dev/null 2>&1 || true
     "${store[@]}" rmi --all --force >/dev/null 2>&1 || true
@@ -84,24 +86,31 @@ mount_into "${UV_TOML-}" /etc/uv/uv.toml
 mount_into "${CA_FILE-}" /usr/local/share/ca-certificates/host.crt
 
 build() { # TARGET
-  run "${store[@]}" bud --isolation chroot --format docker --layers "${mounts[@]}" \
+  run "${store[@]}" bud --isolation chroot --format docker --layers=false "${mounts[@]}" \
     --ignorefile "$root/docker/Dockerfile.zr4.dockerignore" -f "$root/docker/Dockerfile.zr4" \
     --target "$1" --build-arg SMALL_BASE="$base" --build-arg GATEWAY_PYTHON=/usr/bin/python3 \
     --build-arg REVISION="$(git -C "$root" rev-parse HEAD 2>/dev/null || echo unknown)" \
     -t "localhost/steadydancer-$1" "$root"
 }
 
+free_port() { # FROM
+  local port=$1
+  while (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do port=$((port + 1)); done
+  printf '%s\n' "$port"
+}
+
 try_cpu() {
-  local container mount port page began code
+  local container mount port page engine began code
   container=$("${store[@]}" from --pull-never --isolation chroot localhost/steadydancer-cpu)
   mount=$("${store[@]}" mount "$container")
-  port=${PORT:-18000} page=${PAGE_PORT:-18188}
+  # The namespace is one of processes: ports are the host's, and others may have taken some.
+  port=$(free_port 18000) page=$(free_port $((port + 1))) engine=$(free_port $((page + 1)))
   install -d -o 1000 -g 1000 "$mount/data"
   # The image's own entry point, command, user and environment, as PID 1 of its own namespace.
-  unshare --pid --fork --kill-child --mount --mount-proc="$mount/proc" -- \
+  unshare --pid --fork --mount --mount-proc="$mount/proc" -- \
     chroot --userspec=1000:1000 "$mount" /usr/bin/env -i PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin \
     IMAGE_KIND=cpu DATA_DIR=/data GATEWAY_PORT="$port" PAGE_PORT="$page" HOME=/home/gateway \
-    GATEWAY_COMFYUI_URLS="http://127.0.0.1:$((page + 1))" PYTHONUNBUFFERED=1 \
+    GATEWAY_COMFYUI_URLS="http://127.0.0.1:$engine" PYTHONUNBUFFERED=1 \
     /usr/bin/tini -- /opt/gateway/bin/start.sh >"$work/gateway.log" 2>&1 &
   inside=$!
   began=$SECONDS
