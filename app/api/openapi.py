@@ -99,6 +99,8 @@ def document(app: FastAPI) -> dict[str, Any]:
             "description": "The dashboard's session; see `POST /v1/session`.",
         },
     }
+    paths = made["paths"]
+    made["paths"] = {"/v1/jobs": paths.pop("/v1/jobs"), **paths}  # what people come for goes first
     for operations in made["paths"].values():
         for operation in operations.values():
             _finish(operation)

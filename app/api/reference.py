@@ -22,7 +22,7 @@ a{color:var(--link)}h1{font-size:1.6rem}h2{margin-top:2.5rem;border-bottom:1px s
 h3{font-size:1rem;margin:2rem 0 .25rem}h3 code{font-size:1rem}.verb{font-weight:700}
 pre,code{font:14px/1.45 ui-monospace,monospace}pre{background:var(--code);padding:.75rem;
 overflow:auto;border-radius:6px}nav{columns:16rem;font-size:.9rem}nav ul{margin:0;padding-left:1rem}
-table{border-collapse:collapse;width:100%;font-size:.9rem;display:block;overflow-x:auto}
+table{border-collapse:collapse;margin:.75rem 0;font-size:.9rem;display:block;overflow-x:auto}
 td,th{text-align:left;vertical-align:top;padding:.3rem .6rem;border-top:1px solid var(--line)}
 .soft{color:var(--soft)}
 """
