@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from sqlmodel import insert
 
 from app.database import Database
+from app.gpu.tables import VramSample
 from app.jobs.tables import Job, JobLabel
 from app.schema import upgrade
 
@@ -92,7 +93,7 @@ class Engine:
         command += ["--directory", str(self._directory)]
         command += ["--models-from", str(self._directory / "models.json")]
         command += ["--step-seconds", str(self._step_seconds)]
-        command += ["--vram-total-mib", "24576", "--need-mib", "8000"]
+        command += ["--vram-total-mib", "24576", "--need-mib", "7000"]
         with process(command, log) as child:
             answers(f"{self.url}/system_stats", child, log)
             yield
@@ -196,7 +197,15 @@ def fill(directory: Path, jobs: int, *, migrations: Path = ROOT / "migrations") 
                     for row in some
                 ],
             )
+        connection.execute(insert(VramSample), [_sample(start)])
     database.close()
+
+
+def _sample(at: datetime) -> dict[str, Any]:
+    shape = {"workflow": "steadydancer", "variant": "q4_k_m/fast", "width": 480, "height": 832}
+    card = {"card": "Simulated 24 GB card", "card_mib": 23_684}
+    seen = {"peak_mib": 12_288, "oom": False, "source": "process", "at": at}
+    return {**shape, "frames": 81, **card, **seen}
 
 
 def _row(number: int, at: datetime, *, total: int) -> dict[str, Any]:

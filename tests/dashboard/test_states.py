@@ -95,6 +95,8 @@ async def test_a_dead_engine_is_said_in_words(page: Page, full: Gateway) -> None
     await shoot(page, "now-dead-engine")
     await page.get_by_role("link", name="Engine", exact=True).click()
     await expect(page.get_by_role("heading", name="Not ready")).to_be_visible()
+    learned = page.get_by_role("table", name=re.compile("Highest memory"))
+    await expect(learned).to_contain_text("12.0 GiB")
 
 
 async def test_ten_thousand_jobs_are_paged_filtered_and_found(page: Page, full: Gateway) -> None:

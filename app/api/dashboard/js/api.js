@@ -54,7 +54,11 @@ async function refusal(answer) {
   } catch {
     problem = { title: `The gateway answered with ${answer.status}.` };
   }
-  const error = new ApiError(answer.status, problem, Number(answer.headers.get("retry-after")) || 0);
+  const error = new ApiError(
+    answer.status,
+    problem,
+    Number(answer.headers.get("retry-after")) || 0,
+  );
   if (answer.status === 401 && session.get().phase === "in") signedOut(error.message);
   return error;
 }

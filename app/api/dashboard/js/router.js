@@ -5,7 +5,11 @@ import { useEffect, useState } from "./ui.js";
 export function parse(hash = location.hash) {
   const [path, query = ""] = hash.replace(/^#\/?/, "").split("?");
   const [view, id] = path.split("/");
-  return { view: view || "now", id: id ? decodeURIComponent(id) : "", query: new URLSearchParams(query) };
+  return {
+    view: view || "now",
+    id: id ? decodeURIComponent(id) : "",
+    query: new URLSearchParams(query),
+  };
 }
 
 export function link(view, { id = "", query = {} } = {}) {

@@ -21,10 +21,18 @@ function options(width, { series, time, top }) {
     padding: [8, 8, 0, 0],
     legend: { show: false },
     cursor: { points: { size: 6 }, drag: { x: false, y: false } },
-    scales: { x: { time }, y: { range: (_plot, _low, high) => [0, Math.max(top || 0, high || 1)] } },
+    scales: {
+      x: { time },
+      y: { range: (_plot, _low, high) => [0, Math.max(top || 0, high || 1)] },
+    },
     axes: [
       { ...axis, values: time ? undefined : (_plot, marks) => marks.map((mark) => `${mark} s`) },
-      { ...axis, size: 64, incrs: GIB_STEPS, values: (_plot, marks) => marks.map((mark) => `${mark / 1024} GiB`) },
+      {
+        ...axis,
+        size: 64,
+        incrs: GIB_STEPS,
+        values: (_plot, marks) => marks.map((mark) => `${mark / 1024} GiB`),
+      },
     ],
     series: [
       {},

@@ -40,7 +40,9 @@ export function DropZone({ name, title, help, kind, uploadId, fault, onUpload })
       const found = await job.done;
       if (current.current !== job) return;
       if (found.kind !== kind) {
-        setProblem(`This is ${found.kind === "video" ? "a video" : "an image"}; ${kind === "video" ? "a video" : "an image"} is needed here.`);
+        setProblem(
+          `This is ${found.kind === "video" ? "a video" : "an image"}; ${kind === "video" ? "a video" : "an image"} is needed here.`,
+        );
       } else {
         setKnown(found);
         onUpload(found);

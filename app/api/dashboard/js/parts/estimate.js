@@ -47,7 +47,9 @@ function standIns({ request_schema: { required = [], properties } }) {
 export function EstimatePanel({ estimate, onApply }) {
   const { data, error } = estimate;
   const shape = data?.request || {};
-  const fits = { true: "Fits this card", false: "Does not fit this card", null: "No card is read" }[String(data?.fits ?? null)];
+  const fits = { true: "Fits this card", false: "Does not fit this card", null: "No card is read" }[
+    String(data?.fits ?? null)
+  ];
   const ways = error?.problem?.fits || [];
   return html`<div class="estimate" aria-live="polite">
     <dl class="facts single">
@@ -60,6 +62,13 @@ export function EstimatePanel({ estimate, onApply }) {
     <p class="quiet">${data ? (data.learned ? "Memory as measured in earlier runs." : "Memory by the workflow's formula; it learns from the first run.") : ""}</p>
     ${(data?.warnings || []).map((text) => html`<p class="callout warn">${text}</p>`)}
     ${error && !Object.keys(estimate.faults).length && error.code !== "invalid-request" && html`<p class="callout warn">${error.message}</p>`}
-    ${ways.map((one) => html`<p><button type="button" class="button" onClick=${() => onApply(one.overrides)}>Use ${Object.entries(one.overrides).map(([name, text]) => `${name} ${text}`).join(", ")}</button> <span class="quiet">needs ${gib(one.need_mib)}</span></p>`)}
+    ${ways.map(
+      (one) =>
+        html`<p><button type="button" class="button" onClick=${() => onApply(one.overrides)}>Use ${Object.entries(
+          one.overrides,
+        )
+          .map(([name, text]) => `${name} ${text}`)
+          .join(", ")}</button> <span class="quiet">needs ${gib(one.need_mib)}</span></p>`,
+    )}
   </div>`;
 }

@@ -4,9 +4,10 @@ import { html } from "../ui.js";
 
 /**
  * @param gpu as GET /v1/system gives it
+ * @param waits whether admission found no room for it
  * @param need what the next job needs at its peak, in MiB; null if there is none
  */
-export function MemoryPicture({ gpu, need, needName }) {
+export function MemoryPicture({ gpu, need, needName, waits = false }) {
   const total = gpu.total_mib || 1;
   const share = (mib) => `${(100 * Math.min(Math.max(mib, 0), total)) / total}%`;
   const known = gpu.engine_mib !== null;
@@ -19,7 +20,8 @@ export function MemoryPicture({ gpu, need, needName }) {
   ].filter(([, , mib]) => mib !== null);
   // ComfyUI gives its own memory back for the next job, so its need is drawn from the left edge.
   const room = gpu.free_mib + (gpu.engine_mib || 0);
-  const fits = need === null || need <= room;
+  // Admission keeps a margin, so that it is asked first.
+  const fits = need === null || (!waits && need <= room);
   return html`<figure class="memory">
     <div class="memory-bar" aria-hidden="true">
       ${parts.map(

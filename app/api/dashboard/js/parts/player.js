@@ -74,7 +74,8 @@ export function Stage({ photo, dance, result, poster, fps, between }) {
     const lead = leads();
     if (!lead) return;
     lead.currentTime = at + offset();
-    if (danceVideo.current && danceVideo.current !== lead) danceVideo.current.currentTime = at + start;
+    if (danceVideo.current && danceVideo.current !== lead)
+      danceVideo.current.currentTime = at + start;
   };
 
   const step = (by) => {

@@ -12,7 +12,8 @@ export function EngineView() {
   const { data: system, error, refresh } = usePoll("/v1/system", { every: 3000 });
   const { data: readiness } = usePoll("/readyz", { every: 5000 });
   const { data: workflows } = usePoll("/v1/workflows", { every: 10000 });
-  if (!system) return html`<div class="page"><${Title}>Engine<//><${Missing} error=${error} what="the state" /></div>`;
+  if (!system)
+    return html`<div class="page"><${Title}>Engine<//><${Missing} error=${error} what="the state" /></div>`;
   return html`<div class="page">
     <div class="page-head">
       <${Title}>Engine<//>
@@ -102,7 +103,9 @@ function Learned() {
             <caption class="visually-hidden">Highest memory seen for each kind of run</caption>
             <thead><tr><th scope="col">Workflow</th><th scope="col">Variant</th><th scope="col" class="numeric">Size</th><th scope="col" class="numeric">Frames</th><th scope="col" class="numeric">Peak</th><th scope="col" class="numeric">Runs</th><th scope="col">Card</th></tr></thead>
             <tbody>${data.shapes.map(
-              (one) => html`<tr key=${`${one.workflow}/${one.variant}/${one.width}x${one.height}x${one.frames}/${one.card}`}>
+              (
+                one,
+              ) => html`<tr key=${`${one.workflow}/${one.variant}/${one.width}x${one.height}x${one.frames}/${one.card}`}>
                 <td>${one.workflow}</td><td>${one.variant}</td><td class="numeric">${one.width} × ${one.height}</td><td class="numeric">${one.frames}</td>
                 <td class="numeric" title=${`${count(one.peak_mib)} MiB`}>${gib(one.peak_mib)}${one.ooms ? " (ran out)" : ""}</td><td class="numeric">${one.samples}</td><td>${one.card}</td>
               </tr>`,

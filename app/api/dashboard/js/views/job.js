@@ -74,7 +74,15 @@ export function JobView({ id }) {
 function Head({ job, refresh }) {
   const cancel = () =>
     post(`/v1/jobs/${job.id}/cancel`)
-      .then((now) => notify(now.status === "canceled" ? "Canceled." : now.cancel_requested && !isOver(now) ? "The engine was told to stop." : `The job had ended first: ${now.status}.`))
+      .then((now) =>
+        notify(
+          now.status === "canceled"
+            ? "Canceled."
+            : now.cancel_requested && !isOver(now)
+              ? "The engine was told to stop."
+              : `The job had ended first: ${now.status}.`,
+        ),
+      )
       .catch((error) => notify(error.message, "error"))
       .then(refresh);
   const drop = () =>
@@ -146,7 +154,12 @@ function Between({ job, preview }) {
 function Going({ job }) {
   if (isOver(job)) return null;
   const { progress, waiting } = job;
-  const place = job.queue_position === null ? null : job.queue_position === 0 ? "first in the queue" : `${job.queue_position} ahead in the queue`;
+  const place =
+    job.queue_position === null
+      ? null
+      : job.queue_position === 0
+        ? "first in the queue"
+        : `${job.queue_position} ahead in the queue`;
   return html`<section class="panel going" aria-labelledby="going-title">
     <h2 id="going-title" class="visually-hidden">Progress</h2>
     <div class="going-line number" aria-live="polite">
@@ -155,7 +168,7 @@ function Going({ job }) {
       <span class="going-end">${percent(progress.fraction)}${progress.eta_seconds === null ? "" : ` · about ${duration(progress.eta_seconds)} left`}</span>
     </div>
     <${Progress} job=${job} />
-    <p class="quiet two-lines">
+    <p class="quiet few-lines">
       ${waiting ? `${waiting.detail}` : job.reason || (job.cancel_requested ? "Canceling: the engine was told to stop." : "")}
     </p>
   </section>`;
@@ -191,9 +204,12 @@ function size(one) {
 
 function Settings({ job }) {
   const { data } = usePoll(`/v1/workflows/${job.workflow}`, { every: 300000 });
-  const shown = Object.entries(job.request).filter(([, one]) => one === null || typeof one !== "object");
+  const shown = Object.entries(job.request).filter(
+    ([, one]) => one === null || typeof one !== "object",
+  );
   const defaults = data?.defaults || {};
-  const chosen = ([name, one]) => !(name in defaults) || (defaults[name] !== null && defaults[name] !== one);
+  const chosen = ([name, one]) =>
+    !(name in defaults) || (defaults[name] !== null && defaults[name] !== one);
   const rest = data ? shown.filter((entry) => !chosen(entry)) : [];
   return html`<dl class="facts">${shown.filter((entry) => !rest.includes(entry)).map(setting)}</dl>
     ${rest.length > 0 && html`<details><summary>As by default (${rest.length})</summary><dl class="facts">${rest.map(setting)}</dl></details>`}`;
@@ -207,7 +223,9 @@ function setting([name, one]) {
 
 function Attempts({ job }) {
   const running = !isOver(job);
-  const { data } = usePoll(job.attempt ? `/v1/jobs/${job.id}/attempts` : null, { every: running ? LIVE_MS : OVER_MS });
+  const { data } = usePoll(job.attempt ? `/v1/jobs/${job.id}/attempts` : null, {
+    every: running ? LIVE_MS : OVER_MS,
+  });
   const attempts = data?.attempts || [];
   if (!attempts.length) return null;
   const drawn = attempts.findLast((one) => one.vram_timeline?.length > 1);

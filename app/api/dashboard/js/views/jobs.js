@@ -45,7 +45,8 @@ export function JobsView({ query }) {
   const search = parseSearch(filters.q);
   const found = data?.jobs || (data ? [data] : []);
   // A start of an id that is longer than the time in it is held against the whole id.
-  const jobs = search.kind === "start" ? found.filter((job) => job.id.startsWith(search.start)) : found;
+  const jobs =
+    search.kind === "start" ? found.filter((job) => job.id.startsWith(search.start)) : found;
   const missing = error?.status === 404 && search.kind === "id";
 
   return html`<div class="page wide">

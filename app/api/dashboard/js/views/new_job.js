@@ -11,7 +11,17 @@ import { may, notify } from "../store.js";
 import { html, useEffect, useRef, useState } from "../ui.js";
 
 /** Asked for first; whatever else a workflow has is under "More settings". */
-const FIRST = ["prompt", "preset", "orientation", "mode", "duration_seconds", "frames", "fps", "seed", "keep_audio"];
+const FIRST = [
+  "prompt",
+  "preset",
+  "orientation",
+  "mode",
+  "duration_seconds",
+  "frames",
+  "fps",
+  "seed",
+  "keep_audio",
+];
 
 export function NewJobView({ query }) {
   const from = query.get("from");
@@ -40,14 +50,21 @@ function startOf(workflow, earlier) {
   const { properties } = workflow.request_schema;
   return Object.fromEntries(
     Object.entries(earlier.request).filter(
-      ([name, one]) => properties[name] && one !== null && (isMedia(properties[name]) || one !== workflow.defaults[name]),
+      ([name, one]) =>
+        properties[name] &&
+        one !== null &&
+        (isMedia(properties[name]) || one !== workflow.defaults[name]),
     ),
   );
 }
 
 function preferred(workflows, earlier) {
   if (earlier) return workflows.find((one) => one.name === earlier.workflow) || workflows[0];
-  return workflows.find((one) => one.available && one.name !== "smoke") || workflows.find((one) => one.name !== "smoke") || workflows[0];
+  return (
+    workflows.find((one) => one.available && one.name !== "smoke") ||
+    workflows.find((one) => one.name !== "smoke") ||
+    workflows[0]
+  );
 }
 
 function Form({ workflows, earlier }) {
@@ -84,10 +101,19 @@ function Form({ workflows, earlier }) {
     const headers = { "Idempotency-Key": key.current };
     try {
       const job = earlier
-        ? await post(`/v1/jobs/${earlier.id}/rerun`, { overrides: overridesOf(workflow, request, earlier) }, { headers })
+        ? await post(
+            `/v1/jobs/${earlier.id}/rerun`,
+            { overrides: overridesOf(workflow, request, earlier) },
+            { headers },
+          )
         : await post(
             "/v1/jobs",
-            { workflow: workflow.name, request, priority: Number(priority) || 0, metadata: label.trim() ? { name: label.trim() } : {} },
+            {
+              workflow: workflow.name,
+              request,
+              priority: Number(priority) || 0,
+              metadata: label.trim() ? { name: label.trim() } : {},
+            },
             { headers },
           );
       notify("Accepted. It will run, or say why not.");
@@ -128,7 +154,11 @@ function Form({ workflows, earlier }) {
       !earlier &&
       html`<div class="field">
         <label for="workflow">Workflow</label>
-        <select id="workflow" onChange=${(event) => { setName(event.target.value); setFaults({}); key.current = null; }}>
+        <select id="workflow" onChange=${(event) => {
+          setName(event.target.value);
+          setFaults({});
+          key.current = null;
+        }}>
           ${workflows.map((one) => html`<option value=${one.name} selected=${one.name === workflow.name}>${one.title}${one.available ? "" : " (cannot run now)"}</option>`)}
         </select>
         <p class="help">${workflow.description}</p>
@@ -200,14 +230,18 @@ function requestOf(workflow, values) {
 function missingOf(workflow, request) {
   const { required = [], properties } = workflow.request_schema;
   const lacking = required.filter((name) => request[name] === undefined);
-  return Object.fromEntries(lacking.map((name) => [name, isMedia(properties[name]) ? "Choose a file." : "This is needed."]));
+  return Object.fromEntries(
+    lacking.map((name) => [name, isMedia(properties[name]) ? "Choose a file." : "This is needed."]),
+  );
 }
 
 /** Fields by their pointers: `/request/width` belongs to width. */
 export function faultsOf(error) {
   const found = {};
   for (const { pointer, detail } of error.fields || []) {
-    const parts = pointer.split("/").filter((one) => one && one !== "request" && one !== "overrides");
+    const parts = pointer
+      .split("/")
+      .filter((one) => one && one !== "request" && one !== "overrides");
     if (parts.length) found[parts[0]] ||= detail;
   }
   return found;
@@ -219,7 +253,8 @@ function overridesOf(workflow, request, earlier) {
   for (const name of Object.keys(workflow.request_schema.properties)) {
     const before = earlier.request[name] ?? null;
     const was = before === workflow.defaults[name] ? undefined : (before ?? undefined);
-    if (JSON.stringify(request[name]) !== JSON.stringify(was)) overrides[name] = request[name] ?? null;
+    if (JSON.stringify(request[name]) !== JSON.stringify(was))
+      overrides[name] = request[name] ?? null;
   }
   return overrides;
 }

@@ -42,7 +42,8 @@ export function NowView() {
     return () => clearInterval(timer);
   }, [system]);
 
-  if (!system) return html`<div class="page"><${Title}>Now<//><${Missing} error=${error} what="the state" /></div>`;
+  if (!system)
+    return html`<div class="page"><${Title}>Now<//><${Missing} error=${error} what="the state" /></div>`;
   return html`<div class="page">
     <${Title}>Now<//>
     ${
@@ -97,6 +98,7 @@ function EnginePanel({ engine, system, next }) {
         ? html`<${MemoryPicture}
               gpu=${gpu}
               need=${next.need}
+              waits=${Boolean(next.job?.waiting)}
               needName="Next job needs"
             />
             <${History} gpu=${gpu} need=${next.need} />`
@@ -114,14 +116,14 @@ function EnginePanel({ engine, system, next }) {
 
 function Admission({ engine, next }) {
   const wait = next.job?.waiting;
+  const words = wait ? wait.detail : next.job?.reason || engine.admission;
   return html`<div class="admission">
     <h3>Admission</h3>
-    <p class="two-lines sentence">${wait ? wait.detail : next.job?.reason || engine.admission}</p>
+    <p class="few-lines sentence" title=${words}>${words}</p>
     <p class="quiet one-line">
       ${
         next.job
-          ? html`Next: <a href=${link("job", { id: next.job.id })}>${jobTitle(next.job)}</a>,
-              ${phaseWords(next.job.phase)}${wait ? `, needs ${gib(wait.need_mib)}, has room for ${gib(wait.room_mib)}` : ""}`
+          ? html`Next: <a href=${link("job", { id: next.job.id })}>${jobTitle(next.job)}</a>${", "}${phaseWords(next.job.phase)}${wait ? `, needs ${gib(wait.need_mib)}, has room for ${gib(wait.room_mib)}` : ""}`
           : "No job waits."
       }
     </p>
@@ -212,7 +214,9 @@ async function findNext(oldestSeconds, signal) {
     if (estimates.size > 200) estimates.clear();
     estimates.set(
       job.id,
-      await post(`/v1/workflows/${job.workflow}/estimate`, { request }, { signal }).catch(() => null),
+      await post(`/v1/workflows/${job.workflow}/estimate`, { request }, { signal }).catch(
+        () => null,
+      ),
     );
   }
   const estimate = estimates.get(job.id);
