@@ -30,7 +30,8 @@ def moment(event: dict[str, Any]) -> float | None:
     text = event.get("created_at") or event.get("at") or event.get("time")
     if not isinstance(text, str):
         return None
-    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+    iso = text.replace("Z", "+00:00")  # which Python 3.10 cannot read
+    return datetime.fromisoformat(iso).timestamp()
 
 
 def facts(event: dict[str, Any]) -> dict[str, Any]:
@@ -67,8 +68,11 @@ def row(path: Path) -> list[str]:
     """One job, as text."""
     job = json.loads(path.read_text(encoding="utf-8"))
     usage = job.get("usage") or {}
-    video = next((one for one in job.get("artifacts", []) if one.get("name") == "video"), {})
-    load, step = loading_and_step(events_of(path.with_name(path.name.replace("job.json", "events"))))
+    video: dict[str, Any] = next(
+        (one for one in job.get("artifacts", []) if one.get("name") == "video"), {}
+    )
+    log = path.with_name(path.name.replace("job.json", "events"))
+    load, step = loading_and_step(events_of(log))
 
     def number(value: float | None, unit: str) -> str:
         return "-" if value is None else f"{value:,.1f} {unit}"
@@ -92,7 +96,7 @@ def main() -> None:
     rows = [head, *(row(Path(name)) for name in sys.argv[1:])]
     widths = [max(len(line[column]) for line in rows) for column in range(len(head))]
     for line in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())  # noqa: B905 - Python 3.9
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())
 
 
 if __name__ == "__main__":
