@@ -96,7 +96,9 @@ def main() -> None:
     rows = [head, *(row(Path(name)) for name in sys.argv[1:])]
     widths = [max(len(line[column]) for line in rows) for column in range(len(head))]
     for line in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        )
 
 
 if __name__ == "__main__":
