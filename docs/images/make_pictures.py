@@ -59,7 +59,7 @@ def look(gateway: Gateway) -> None:
         context = browser.new_context(viewport={"width": 1200, "height": 750})
         page = context.new_page()
         page.goto(f"{gateway.url}/#/jobs")
-        page.wait_for_function("document.querySelector('.col-poster img')?.naturalWidth > 0")
+        page.wait_for_function("() => document.querySelector('.col-poster img')?.naturalWidth > 0")
         keep(page, "jobs")
         page.goto(f"{gateway.url}/#/job/{jobs[0]['id']}")
         page.locator(".events li").first.wait_for()

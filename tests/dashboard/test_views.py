@@ -118,7 +118,7 @@ async def test_a_running_job_is_canceled_and_deleted(page: Page, world: World) -
 
 
 async def test_a_failed_job_says_why_and_what_to_do(page: Page, world: World) -> None:
-    world.engine.misbehave("raise")
+    world.engine.misbehave("raise", times=1)
     job = await asyncio.to_thread(world.gateway.submit, metadata={"name": "unlucky"})
     await asyncio.to_thread(world.gateway.until, job["id"], "failed")
     await page.goto(f"{world.gateway.url}/#/job/{job['id']}")
