@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from app.cli.options import DEFAULT_URL, Json, Key, Url, connect, json_object
-from app.cli.output import say, say_json
+from app.cli.output import duration, say, say_json
 
 app = typer.Typer(
     name="workflows",
@@ -76,6 +76,40 @@ def _kind(field: str, facts: dict[str, Any], defaults: dict[str, Any], required:
     if field in required:
         return f"{words}, required"
     return f"{words}, default {defaults[field]!r}" if field in defaults else words
+
+
+@app.command()
+def estimate(
+    *,
+    name: Annotated[str, typer.Argument(help="Its name.", show_default=False)],
+    request: Annotated[
+        Path, typer.Option(metavar="FILE", help="Request as JSON; - for standard input.")
+    ],
+    as_json: Json = False,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+) -> None:
+    """Say what a request would take: memory, time, place in the queue. Nothing is stored.
+
+    Try:
+
+        echo '{"prompt": "a dancer", "preset": "720p"}' |
+          steadydancer workflows estimate steadydancer --request -
+    """
+    asked = json_object(request, "--request")
+    with connect(url, key) as client:
+        found = client.estimate(asked, workflow=name)
+    if as_json:
+        say_json(found)
+        return
+    fits = {True: "fits", False: "does not fit", None: "nobody knows whether it fits"}[found.fits]
+    card = f" of {found.card_mib:,} MiB" if found.card_mib is not None else ""
+    source = "learned" if found.learned else "by formula"
+    say(f"memory  {found.need_mib:,} MiB{card} ({source}): {fits}")
+    say(f"time    {duration(found.expected_seconds)}")
+    say(f"queue   {found.queue_position} ahead")
+    for warning in found.warnings:
+        say(f"note    {warning}")
 
 
 @app.command()

@@ -110,7 +110,9 @@ def watch(
         raise typer.Exit(see_through(job, url, key))
     with connect(url, key) as client:
         ended = views.watch_jobs(client, wanted)
-    raise typer.Exit(max((outcome(job) for job in ended), default=ExitCode.OK))
+    codes = {outcome(job) for job in ended}
+    worst = (ExitCode.JOB_FAILED, ExitCode.CANCELED)
+    raise typer.Exit(next((code for code in worst if code in codes), ExitCode.OK))
 
 
 def _print_events(job_id: str, url: str, key: str | None) -> ExitCode:
@@ -196,7 +198,9 @@ def cancel(
 
 
 @app.command()
-def delete(*, job_id: JobId, url: Url = DEFAULT_URL, key: Key = None) -> None:
+def delete(
+    *, job_id: JobId, as_json: Json = False, url: Url = DEFAULT_URL, key: Key = None
+) -> None:
     """Delete a job that has ended, with all that it made.
 
     Try:
@@ -205,7 +209,10 @@ def delete(*, job_id: JobId, url: Url = DEFAULT_URL, key: Key = None) -> None:
     """
     with connect(url, key) as client:
         client.delete(job_id)
-    note("Deleted.")
+    if as_json:
+        say_json({"deleted": job_id})
+    else:
+        note("Deleted.")
 
 
 @app.command("list")

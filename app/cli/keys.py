@@ -84,6 +84,7 @@ def list_(*, as_json: Json = False) -> None:
 def revoke(
     *,
     key_id: Annotated[str, typer.Argument(metavar="ID", help="Its id.", show_default=False)],
+    as_json: Json = False,
 ) -> None:
     """End a key. A running gateway notices within seconds.
 
@@ -93,8 +94,11 @@ def revoke(
     """
     from app.access import keys
 
-    in_store(lambda session: keys.revoke(session, key_id, now=datetime.now(UTC)))
-    note("Revoked.")
+    view = in_store(lambda session: keys.revoke(session, key_id, now=datetime.now(UTC)))
+    if as_json:
+        say_json(_view(view))
+    else:
+        note("Revoked.")
 
 
 def in_store(work: Callable[[Session], T]) -> T:

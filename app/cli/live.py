@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+import time
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -13,6 +14,8 @@ from app import wire
 from app.cli.options import is_terminal
 from app.cli.output import duration, note, size
 from app.client import GatewayClient, Preview
+
+_ASK_EVERY_SECONDS = 0.3
 
 _WORDS = {
     "waiting_for_turn": "waiting for its turn",
@@ -160,12 +163,44 @@ class Lines:
 
 
 def follow(client: GatewayClient, job: wire.Job, shown: Screen) -> wire.Job:
-    """Show a job until it has ended. Its events say when to look, the job says what there is."""
+    """Show a job until it has ended.
+
+    Its events are shown as they come; the job itself is asked for what they do not tell, such as
+    the time that is left, but not once for each of hundreds of events that lie behind.
+    """
     shown.job(job)
+    asked_at = time.monotonic()
     for event in client.events(job.id):
-        if not isinstance(event, Preview):
-            job = client.get(job.id)
-            shown.job(job)
-            if job.status in wire.TERMINAL_STATUSES:
-                break
+        if isinstance(event, Preview):
+            continue
+        if time.monotonic() - asked_at >= _ASK_EVERY_SECONDS:
+            job, asked_at = client.get(job.id), time.monotonic()
+        else:
+            job = told(job, event)
+        if job.status in wire.TERMINAL_STATUSES:
+            break
+        shown.job(job)
+    job = client.get(job.id)
+    shown.job(job)
     return job
+
+
+def told(job: wire.Job, event: wire.Event) -> wire.Job:
+    """The job as one of its events leaves it, as far as the event says."""
+    data = event.data
+    match event.type:
+        case "job.queued":
+            changes: dict[str, Any] = {"status": "queued", "phase": "waiting_for_turn"}
+        case "job.running":
+            changes = {"status": "running", "phase": None, "reason": None}
+        case "job.phase":
+            changes = {"phase": data.get("phase"), "reason": data.get("reason")}
+        case "job.progress":
+            known = wire.Progress.model_fields
+            fresh = {name: value for name, value in data.items() if name in known}
+            changes = {"progress": job.progress.model_copy(update=fresh)}
+        case "job.succeeded" | "job.failed" | "job.canceled":
+            changes = {"status": event.type.removeprefix("job.")}
+        case _:
+            changes = {}
+    return job.model_copy(update=changes)

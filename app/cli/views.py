@@ -167,7 +167,8 @@ def show_system(client: GatewayClient, *, keep: bool) -> None:
         return Group(*_system(system), Text(), _table(jobs) if jobs else Text("No job is waiting."))
 
     if keep:
-        _keep_up(look, lambda: False)
+        with suppress(KeyboardInterrupt):  # how one leaves a view that stays up
+            _keep_up(look, lambda: False)
     else:
         _console().print(look())
 
@@ -221,5 +222,4 @@ def _keep_up(look: Callable[[], RenderableType], done: Callable[[], bool]) -> No
                 shown = look()
             except GatewayUnreachable as error:
                 shown = Text(str(error), style="red")
-            with suppress(KeyboardInterrupt):
-                live.update(shown, refresh=True)
+            live.update(shown, refresh=True)

@@ -150,7 +150,7 @@ class AsyncGatewayClient:
         self, job_id: str, *, last_event_id: int = 0
     ) -> AsyncGenerator[wire.Event | Preview]:
         """A job's events until it has ended. See `GatewayClient.events`."""
-        following = Following(job_id, retry=self._retry, last_event_id=last_event_id)
+        following = Following(self.url, job_id, retry=self._retry, last_event_id=last_event_id)
         while not following.ended:
             failure: GatewayProblem | GatewayUnreachable | None = None
             try:

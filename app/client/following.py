@@ -23,13 +23,15 @@ class Following:
     """A job's events from one on, each exactly once, over as many connections as it takes.
 
     Args:
+        url: Base URL of the gateway.
         job_id: The job.
         retry: How long to go on without an answer. Whatever arrives starts the count again.
         last_event_id: The last event that the caller has seen; 0 begins with the first.
     """
 
-    def __init__(self, job_id: str, *, retry: Retry, last_event_id: int = 0) -> None:
+    def __init__(self, url: str, job_id: str, *, retry: Retry, last_event_id: int = 0) -> None:
         self.ended = False
+        self._url = url
         self._job_id = job_id
         self._retry = retry
         self._seen = last_event_id
@@ -98,7 +100,8 @@ class Following:
         try:
             return self._pauses.send(asked)
         except StopIteration:
-            raise failure or GatewayUnreachable("", "the event stream ended early") from None
+            lost = GatewayUnreachable(self._url, "its event streams end early")
+            raise failure or lost from None
 
     def _complete(self) -> wire.Event | Preview | None:
         if not self._data:

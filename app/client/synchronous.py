@@ -175,7 +175,7 @@ class GatewayClient:
             job_id: The job.
             last_event_id: Go on after this event; 0 begins with the first.
         """
-        following = Following(job_id, retry=self._retry, last_event_id=last_event_id)
+        following = Following(self.url, job_id, retry=self._retry, last_event_id=last_event_id)
         while not following.ended:
             failure: GatewayProblem | GatewayUnreachable | None = None
             try:

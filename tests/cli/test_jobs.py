@@ -175,7 +175,7 @@ def test_rerun_list_and_delete(steadydancer: Command) -> None:
     assert again["request"]["frames"] == 9
     listed = steadydancer("list", "-m", "run=rerun", "--json").stdout.splitlines()
     assert [json.loads(line)["id"] for line in listed] == [again["id"], job]
-    assert steadydancer("delete", job).returncode == 0
+    assert said(steadydancer("delete", job, "--json")) == {"deleted": job}
     assert steadydancer("status", job).returncode == 2
 
 
@@ -232,3 +232,11 @@ def test_a_key_is_sent(steadydancer: Command) -> None:
     run = steadydancer("list", "--key", "sd_wrong")
     assert run.returncode == 2
     assert "unauthorized" in run.stderr
+
+
+def test_the_price_of_a_request(steadydancer: Command) -> None:
+    words = ("workflows", "estimate", "steadydancer", "--request", "-")
+    run = steadydancer(*words, stdin='{"prompt": "a dancer"}')
+    assert re.search(r"memory  [\d,]+ MiB \(by formula\): nobody knows", run.stdout)
+    price = said(steadydancer(*words, "--json", stdin='{"prompt": "a dancer"}'))
+    assert price["request"]["width"] == 480

@@ -88,7 +88,7 @@ def event(number: int, kind: str = "job.phase") -> list[str]:
 
 
 def test_a_half_event_of_a_lost_connection_is_forgotten() -> None:
-    following = Following("j", retry=RETRY)
+    following = Following("http://x", "j", retry=RETRY)
     following.call()
     for line in event(1)[:-1]:
         assert following.feed(line) is None
@@ -99,14 +99,14 @@ def test_a_half_event_of_a_lost_connection_is_forgotten() -> None:
 
 
 def test_an_event_that_came_before_is_passed_over() -> None:
-    following = Following("j", retry=RETRY, last_event_id=4)
+    following = Following("http://x", "j", retry=RETRY, last_event_id=4)
     following.call()
     assert [following.feed(line) for line in event(4)][-1] is None
     assert [following.feed(line) for line in event(5)][-1] is not None
 
 
 def test_comments_and_events_of_a_newer_gateway_are_passed_over() -> None:
-    following = Following("j", retry=RETRY)
+    following = Following("http://x", "j", retry=RETRY)
     following.call()
     lines = [": still here", "", "retry: 2000", "", *event(1, "job.moonwalk"), *event(2)]
     found = [one for line in lines if (one := following.feed(line)) is not None]
@@ -115,7 +115,7 @@ def test_comments_and_events_of_a_newer_gateway_are_passed_over() -> None:
 
 
 def test_a_preview_is_a_picture() -> None:
-    following = Following("j", retry=RETRY)
+    following = Following("http://x", "j", retry=RETRY)
     following.call()
     data = {"job_id": "j", "number": 3, "media_type": "image/jpeg", "base64": "/9j/"}
     lines = ["event: preview", f"data: {json.dumps(data)}", ""]
@@ -125,7 +125,7 @@ def test_a_preview_is_a_picture() -> None:
 
 
 def test_a_stream_that_says_nothing_is_given_up() -> None:
-    following = Following("j", retry=Retry(seconds=3, first_seconds=1))
+    following = Following("http://x", "j", retry=Retry(seconds=3, first_seconds=1))
     gone = GatewayUnreachable("http://x", "gone")
     waited: list[float] = []
 
@@ -140,7 +140,7 @@ def test_a_stream_that_says_nothing_is_given_up() -> None:
 
 
 def test_whatever_arrives_starts_the_patience_again() -> None:
-    following = Following("j", retry=Retry(seconds=2, first_seconds=1, most_seconds=1))
+    following = Following("http://x", "j", retry=Retry(seconds=2, first_seconds=1, most_seconds=1))
     gone = GatewayUnreachable("http://x", "gone")
     for _ in range(20):
         following.call()
