@@ -27,8 +27,8 @@ def backup(source: Path, target: Path) -> int:
     unfinished.unlink(missing_ok=True)
     try:
         with (
-            _opened(f"file:{source}?mode=ro") as original,
-            _opened(f"file:{unfinished}?mode=rwc") as copy,
+            _opened(source, "ro") as original,
+            _opened(unfinished, "rwc") as copy,
         ):
             original.backup(copy, pages=-1)
             copy.execute("PRAGMA journal_mode=DELETE")
@@ -56,7 +56,7 @@ def restore(copy: Path, target: Path) -> None:
     backup(copy, staged)
     if target.exists():
         # Its own log belongs to it: brought in first, so that nothing committed is left out.
-        with _opened(f"file:{target}?mode=rw") as old:
+        with _opened(target, "rw") as old:
             old.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         target.replace(target.with_name(f"{target.name}.before-restore"))
     for suffix in ("-wal", "-shm"):
@@ -74,7 +74,7 @@ def check(path: Path) -> None:
     if not path.is_file():
         raise StoreUnavailable(f"There is no database at {path}.")
     try:
-        with _opened(f"file:{path}?mode=ro") as database:
+        with _opened(path, "ro") as database:
             answer = database.execute("PRAGMA quick_check(1)").fetchone()[0]
     except sqlite3.Error as error:
         raise StoreUnavailable(f"The database {path} is damaged: {error}.") from error
@@ -85,8 +85,8 @@ def check(path: Path) -> None:
 class _opened:  # noqa: N801 - reads as a word in a with statement
     """A connection that is closed at the end: sqlite3's own context manager only commits."""
 
-    def __init__(self, uri: str) -> None:
-        self._uri = uri
+    def __init__(self, path: Path, mode: str) -> None:
+        self._uri = f"{path.resolve().as_uri()}?mode={mode}"
 
     def __enter__(self) -> sqlite3.Connection:
         self._connection = sqlite3.connect(self._uri, uri=True, timeout=30, isolation_level=None)

@@ -221,8 +221,16 @@ class Database:
     async def reclaim(self, pages: int = 2_000) -> None:
         """Give deleted pages back to the file system, a bounded number at a time."""
         if self._is_sqlite:
-            vacuum = sa.text(f"PRAGMA incremental_vacuum({pages})")
-            await self.write(lambda session: list(session.execute(vacuum)), durable=False)
+
+            def give_back(session: Session) -> None:
+                # Below SQLAlchemy: the pragma frees a page at each step and has no columns, so
+                # that its result would be taken for finished after the first.
+                raw = session.connection().connection.cursor()
+                raw.execute(f"PRAGMA incremental_vacuum({pages})")
+                raw.fetchall()
+                raw.close()
+
+            await self.write(give_back, durable=False)
 
     # --- one place for each kind of transaction ----------------------------------------------
 

@@ -204,7 +204,7 @@ class Gateway:
             backfill_seconds=settings.backfill_seconds,
         )
 
-        def make_runner(fence: Fence, *, need_mib: int, on_release: Callable[[], None]) -> Runner:
+        def make_runner(fence: Fence, *, need_mib: int, wake: Callable[[], None]) -> Runner:
             return Runner(
                 fence=fence,
                 engine=engine,
@@ -218,7 +218,7 @@ class Gateway:
                 patience=_patience(settings),
                 caps=self.caps,
                 previews=True,
-                on_release=on_release,
+                wake=wake,
                 now=self.now,
             )
 

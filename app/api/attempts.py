@@ -27,7 +27,7 @@ async def list_attempts(
 ) -> Response:
     """Give every attempt, how it ended, and its GPU memory over time where a card was read.
 
-    `detail` may hold paths of the engine's machine; only `admin` is told.
+    `detail` and `log_tail` may hold paths of the engine's machine; only `admin` is told.
     """
     owner, admin = seen_owner(caller), caller.has(Scope.ADMIN)
 
@@ -39,6 +39,8 @@ async def list_attempts(
             .order_by(col(tables.Attempt.number))
         )
         found = (Attempt.model_validate(row, from_attributes=True) for row in rows)
-        return tuple(one if admin else one.model_copy(update={"detail": None}) for one in found)
+        if admin:
+            return tuple(found)
+        return tuple(one.model_copy(update={"detail": None, "log_tail": None}) for one in found)
 
     return tagged_answer(request, AttemptList(attempts=await services.db.read(look)))

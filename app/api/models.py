@@ -95,6 +95,8 @@ class Attempt(Frozen):
 
     Attributes:
         outcome: How it ended; None while it goes on.
+        detail: The engine's own words; only for `admin`.
+        log_tail: The last lines of the engine's log, where the gateway owns it; only for `admin`.
         vram_timeline: `[seconds since its start, MiB]` of ComfyUI's process, at most 600 points;
             None where no card was read.
     """
@@ -107,6 +109,7 @@ class Attempt(Frozen):
     finished_at: datetime | None
     outcome: str | None
     detail: str | None
+    log_tail: str | None
     peak_vram_mib: int | None
     vram_timeline: tuple[tuple[float, int], ...] | None
 

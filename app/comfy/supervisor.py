@@ -131,8 +131,9 @@ class Supervisor:
     async def restart(self, reason: str) -> None:
         """Have the child replaced. Returns once the old one is gone."""
         log.warning("restarting", child=self.name, reason=reason)
-        self._restart = reason
-        await self._kill()
+        if self._alive():
+            self._restart = reason
+            await self._kill()
         self._wake.set()
 
     async def stop(self) -> None:
@@ -247,17 +248,21 @@ class Supervisor:
         return start_time(self.pid) == self._started
 
     async def _kill(self) -> None:
-        """SIGTERM to the group, a grace, SIGKILL."""
-        pid = self.pid
+        """SIGTERM to the group, a grace, SIGKILL. Of this process: another may take its place."""
+        pid, started = self.pid, self._started
         if pid is None or not self._alive():
             return
+
+        def lives() -> bool:
+            return self.pid == pid and self._started == started and self._alive()
+
         _signal(pid, signal.SIGTERM)
         deadline = asyncio.get_running_loop().time() + self._patience.stop
-        while self._alive() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
+        while lives() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.02)  # there is no event for a process that is not our child
-        if self._alive():
+        if lives():
             _signal(pid, signal.SIGKILL)
-            while self._alive():  # noqa: ASYNC110 - as above
+            while lives():  # noqa: ASYNC110 - as above
                 await asyncio.sleep(0.02)
 
     def _set(self, state: State, detail: str | None) -> None:

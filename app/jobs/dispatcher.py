@@ -46,7 +46,7 @@ _LOOK_AT = 32
 class MakeRunner(Protocol):
     """Builds the runner of an attempt."""
 
-    def __call__(self, fence: Fence, *, need_mib: int, on_release: Callable[[], None]) -> Runner:
+    def __call__(self, fence: Fence, *, need_mib: int, wake: Callable[[], None]) -> Runner:
         """Build it; nothing starts yet."""
         ...
 
@@ -215,6 +215,9 @@ class Dispatcher:
         if self.draining:
             self.verdict = "Draining: no new jobs are started."
             return False
+        if any(runner.in_engine and not runner.placed for runner, _ in self._runners.values()):
+            self.verdict = "The last job is being prepared for the engine."
+            return False
         if len(self.in_engine) >= DEPTH:
             self.verdict = "The engine has one job to run and one staged."
             return False
@@ -273,7 +276,7 @@ class Dispatcher:
         )
 
     def _start(self, fence: Fence, peak_mib: int) -> None:
-        runner = self._make_runner(fence, need_mib=peak_mib, on_release=self.wake)
+        runner = self._make_runner(fence, need_mib=peak_mib, wake=self.wake)
         self._peaks[fence.job_id] = peak_mib
         task = asyncio.create_task(runner.run(), name=f"attempt-{fence.attempt_id}")
         self._runners[fence.job_id] = (runner, task)

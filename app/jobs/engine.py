@@ -55,6 +55,7 @@ class Engine:
         self._checked_at = float("-inf")
         self._fault: str | None = None
         self._our_restarts: set[int] = set()
+        self._faulted_lives: set[int] = set()
 
     @property
     def ready(self) -> bool:
@@ -78,11 +79,24 @@ class Engine:
         """The last lines of the engine's log, where the gateway owns the engine."""
         return self.supervisor.log_tail() if self.supervisor is not None else None
 
-    def fault(self, detail: str) -> None:
-        """Latch a CUDA fault: nothing is run until the engine was restarted."""
-        self._fault = detail
-        self._set("unhealthy", detail)
-        self._wake.set()
+    def fault(self, detail: str, *, life: int) -> bool:
+        """Latch a CUDA fault: nothing is run until the engine was restarted.
+
+        Args:
+            detail: What the engine said.
+            life: The engine's life in which it happened.
+
+        Returns:
+            Whether it is the first of that life. After one, everything fails in the same way.
+        """
+        if life in self._faulted_lives:
+            return False
+        self._faulted_lives.add(life)
+        if life == self.lives:
+            self._fault = detail
+            self._set("unhealthy", detail)
+            self._wake.set()
+        return True
 
     def recheck(self) -> None:
         """Look at the engine again now."""

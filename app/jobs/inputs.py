@@ -18,8 +18,11 @@ from app.errors import (
     PayloadTooLarge,
     UnsupportedMedia,
 )
-from app.media.intake import Intake
+from app.media.intake import Intake, MediaKind
+from app.media.sniff import WOULD_WORK
 from app.workflows.workflow import Workflow
+
+_MOST_SEEN = 1024
 
 _REFUSALS = (NotFound, MalformedBody, UnsupportedMedia, PayloadTooLarge, FetchRefused)
 
@@ -30,6 +33,7 @@ class JobInputs:
     def __init__(self, *, intake: Intake, limiter: Limiter) -> None:
         self._intake = intake
         self._limiter = limiter
+        self._seen: dict[tuple[str, str | None, bool], wire.Upload] = {}
 
     async def take(
         self,
@@ -56,18 +60,39 @@ class JobInputs:
         taken: dict[str, wire.Upload] = {}
         for name, ref in refs.items():
             try:
-                accepted = await self._intake.accept(
-                    ref,
-                    owner=caller.id,
-                    expect=workflow.media[name],
-                    any_owner=caller.has(Scope.ADMIN),
-                )
+                taken[name] = await self._one(ref, caller, workflow.media[name])
             except _REFUSALS as error:
                 raise at_field(name, ref, error) from error
-            if isinstance(ref, wire.UrlRef):
-                self._limiter.upload(caller, accepted.view.bytes)
-            taken[name] = accepted.view
         return taken
+
+    async def _one(self, ref: wire.MediaRef, caller: Caller, expect: MediaKind) -> wire.Upload:
+        if isinstance(ref, wire.UploadRef):
+            found = await self._known(ref.upload_id, caller)
+            if found.kind != expect:
+                raise UnsupportedMedia(
+                    f"The upload is of the kind {found.kind}, and {expect} is wanted. "
+                    f"{WOULD_WORK[expect]}"
+                )
+            return found
+        accepted = await self._intake.accept(ref, owner=caller.id, expect=expect)
+        if isinstance(ref, wire.UrlRef):
+            self._limiter.upload(caller, accepted.view.bytes)
+        return accepted.view
+
+    async def _known(self, upload_id: str, caller: Caller) -> wire.Upload:
+        """An upload. One that was seen is not asked for again: it never changes.
+
+        Whether it is still there shows when the job is stored.
+        """
+        any_owner = caller.has(Scope.ADMIN)
+        mine = (upload_id, caller.id, any_owner)
+        found = self._seen.get(mine)
+        if found is None:
+            found = (await self._intake.get(upload_id, owner=caller.id, any_owner=any_owner)).view
+            self._seen[mine] = found
+            if len(self._seen) > _MOST_SEEN:
+                del self._seen[next(iter(self._seen))]
+        return found
 
     async def look(
         self, workflow: Workflow, request: Mapping[str, Any], *, caller: Caller

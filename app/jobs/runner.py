@@ -70,6 +70,8 @@ class Runner:
         cancel: Set when somebody wants the job canceled.
         in_engine: Whether the engine has, or is about to get, the prompt. False as soon as it is
             done there, while the video is still being stored.
+        placed: Whether the prompt is in the engine's queue. The next job is claimed only then, so
+            that one whose media are prepared faster does not overtake.
     """
 
     def __init__(
@@ -87,13 +89,14 @@ class Runner:
         patience: Patience,
         caps: Caps,
         previews: bool,
-        on_release: Callable[[], None],
+        wake: Callable[[], None],
         now: Callable[[], datetime],
     ) -> None:
         self.fence = fence
         self.engine = engine
         self.cancel = asyncio.Event()
         self.in_engine = True
+        self.placed = False
         self._db = db
         self._workflows = workflows
         self._stager = stager
@@ -104,13 +107,14 @@ class Runner:
         self._patience = patience
         self._caps = caps
         self._previews = previews
-        self._on_release = on_release
+        self._wake = wake
         self._now = now
         self._sampler: PeakSampler | None = None
         self._stack = AsyncExitStack()
         self._begun: float | None = None
         self._over: float | None = None
         self._alone = False
+        self._life = engine.lives
 
     async def run(self) -> None:
         """Run the attempt to its end and write how it ended."""
@@ -127,7 +131,7 @@ class Runner:
     def _release(self) -> None:
         if self.in_engine:
             self.in_engine = False
-            self._on_release()
+            self._wake()
 
     async def _write(self, outcome: Outcome) -> None:
         """Write the outcome. A store that cannot be written now is tried again, not given up."""
@@ -186,6 +190,7 @@ class Runner:
     async def _attempt(self, task: Task, workflow: Workflow) -> Outcome:
         resolved = workflow.resolve(task.request, {}, seed=0)
         if task.submitted:
+            self._place()
             graph = dict(task.graph or {})
         else:
             files = await self._stager.stage(
@@ -202,6 +207,7 @@ class Runner:
         tracker = Tracker(workflow.shares(graph), self._now, task.expected_seconds)
         follower = self._follower(task, tracker)
         async with follower.listening():
+            self._life = follower.sight.lives
             if not task.submitted and (refused := await self._submit(graph)) is not None:
                 return refused
             if task.started_at is not None:
@@ -266,8 +272,13 @@ class Runner:
         except GraphRefused as refusal:
             self.engine.recheck()
             return Failed(verdicts.of_refusal(refusal))
+        self._place()
         await self._report(Report(phase="staged"))
         return None
+
+    def _place(self) -> None:
+        self.placed = True
+        self._wake()
 
     async def _report(self, report: Report) -> None:
         await self._note(
@@ -358,7 +369,9 @@ class Runner:
             await self._gate.free()
             return Lost(Loss.OUT_OF_MEMORY, note, self._usage())
         if note.type == "cuda-fault":
-            self.engine.fault(note.detail)
+            if not self.engine.fault(note.detail, life=self._life):
+                # The GPU was faulted by the job before it: this one is not to blame.
+                return self._lost(Loss.STOPPED_BY_US, note.detail, wait_seconds=1)
             await self.engine.restart("CUDA fault")
         return Failed(note, self._usage())
 

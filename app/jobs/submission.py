@@ -29,16 +29,16 @@ from app.errors import (
     GatewayError,
     IdempotencyInFlight,
     InvalidRequest,
-    QueueFull,
     StorageFull,
 )
 from app.jobs import queue, views
 from app.jobs.inputs import JobInputs
 from app.jobs.pricing import Pricing, Station, ahead, expected_seconds
 from app.jobs.queue import Idempotency, NewJob, Submitted
-from app.jobs.states import Status
+from app.jobs.quota import QueueQuota
 from app.jobs.tables import Job
 from app.media.intake import Intake
+from app.media.tables import Upload
 from app.workflows.registry import Registry
 from app.workflows.values import Resolved
 from app.workflows.workflow import Workflow
@@ -85,7 +85,7 @@ class Submission:
         self._inputs = JobInputs(intake=intake, limiter=limiter)
         self._stations = stations
         self._pricing = Pricing(stations)
-        self._limiter = limiter
+        self._quota = QueueQuota(limiter=limiter, max_queued_jobs=bounds.max_queued_jobs)
         self._check_url = check_url
         self._free_bytes = free_bytes
         self._bounds = bounds
@@ -315,16 +315,13 @@ class Submission:
         )
 
     def _store(self, session: Session, new: NewJob, caller: Caller) -> Submitted:
-        queued = _queued(session)
-        if queued >= self._bounds.max_queued_jobs:
-            raise QueueFull(
-                f"{queued:,} jobs are queued, which is as many as this gateway takes. "
-                "Send the request again later.",
-                retry_after=30,
-            )
-        if caller.id is not None:
-            self._limiter.queued(caller, _queued(session, owner=caller.id))
-        return queue.submit(session, new, now=self._now())
+        self._quota.take(session, caller)
+        now = self._now()
+        wanted = set(new.inputs.values())
+        used = sa.update(Upload).where(col(Upload.id).in_(wanted)).values(last_used_at=now)
+        if session.connection().execute(used).rowcount != len(wanted):
+            raise InvalidRequest("An upload of this request expired just now; send it again.")
+        return queue.submit(session, new, now=now)
 
     async def _earlier(self, caller: Caller, wanted: Idempotency | None) -> Submitted | None:
         if wanted is None:
@@ -377,13 +374,6 @@ def _least(value: float | None, most: float) -> float:
 
 
 # --- queries -------------------------------------------------------------------------------------
-
-
-def _queued(session: Session, *, owner: str | None = None) -> int:
-    query = sa.select(sa.func.count()).where(col(Job.status) == Status.QUEUED)
-    if owner is not None:
-        query = query.where(col(Job.owner) == owner)
-    return int(session.execute(query).scalar_one())
 
 
 def _treatment(

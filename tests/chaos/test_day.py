@@ -139,11 +139,12 @@ async def test_no_job_starts_into_occupied_memory_and_none_starves(
             await gateway.db.write(lambda s, j=job: queue.submit(s, j, now=gateway.now()))  # type: ignore[misc]
             gateway.stations[0].dispatcher.wake()
             await asyncio.sleep(0.05)
-        async with asyncio.timeout(60):
-            while {status for status, *_ in (await gateway.db.read(rows)).values()} != {
-                "succeeded"
-            }:
-                await asyncio.sleep(0.05)
+
+        async def all_done() -> bool:
+            found = await gateway.db.read(rows)
+            return {status for status, *_ in found.values()} == {"succeeded"}
+
+        await eventually(all_done)
         stranger.cancel()
         found = await gateway.db.read(rows)
         phases = await gateway.db.read(
