@@ -220,17 +220,16 @@ class Database:
 
     async def reclaim(self, pages: int = 2_000) -> None:
         """Give deleted pages back to the file system, a bounded number at a time."""
-        if self._is_sqlite:
+        if self.path is not None:
+            await asyncio.to_thread(self._reclaim, pages)
 
-            def give_back(session: Session) -> None:
-                # Below SQLAlchemy: the pragma frees a page at each step and has no columns, so
-                # that its result would be taken for finished after the first.
-                raw = session.connection().connection.cursor()
-                raw.execute(f"PRAGMA incremental_vacuum({pages})")
-                raw.fetchall()
-                raw.close()
-
-            await self.write(give_back, durable=False)
+    def _reclaim(self, pages: int) -> None:
+        # The pragma frees one page at each step. `execute` makes a single step of a statement
+        # without columns; only `executescript` makes them all.
+        with translated(), self.engine.connect() as connection:
+            raw = connection.connection.driver_connection
+            if isinstance(raw, sqlite3.Connection):
+                raw.executescript(f"PRAGMA incremental_vacuum({pages})")
 
     # --- one place for each kind of transaction ----------------------------------------------
 
