@@ -86,7 +86,9 @@ def make_api(services: Services, *, lifespan: Lifespan | None = None) -> FastAPI
     # The last one added is the first one that a request meets.
     app.add_middleware(
         BodyGuard,
-        most_bytes=form_bytes(services),
+        most_bytes=services.limits.max_body_bytes,
+        file_bytes=form_bytes(services),
+        file_paths={"/v1/jobs", "/v1/uploads"},
         idle_seconds=services.limits.body_idle_seconds,
     )
     if services.cors_origins:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Collection
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -83,13 +84,25 @@ class BodyGuard:
 
     Args:
         app: The application.
-        most_bytes: Largest declared body of any call.
+        most_bytes: Largest declared body of most calls.
+        file_bytes: Largest declared body of a call that takes files.
+        file_paths: The paths of those calls.
         idle_seconds: Longest silence while a body arrives.
     """
 
-    def __init__(self, app: ASGIApp, *, most_bytes: int, idle_seconds: float) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        most_bytes: int,
+        file_bytes: int,
+        file_paths: Collection[str],
+        idle_seconds: float,
+    ) -> None:
         self._app = app
         self._most_bytes = most_bytes
+        self._file_bytes = file_bytes
+        self._file_paths = frozenset(file_paths)
         self._idle_seconds = idle_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -99,8 +112,10 @@ class BodyGuard:
             return
         declared = Headers(scope=scope).get("content-length", "")
         size = int(declared) if declared.isdecimal() and len(declared) < 20 else math.inf
-        if declared and size > self._most_bytes:
-            error = PayloadTooLarge(f"No call takes more than {self._most_bytes:,} bytes.")
+        takes_files = scope["path"] in self._file_paths
+        most = self._file_bytes if takes_files else self._most_bytes
+        if declared and size > most:
+            error = PayloadTooLarge(f"This call takes a body of at most {most:,} bytes.")
             await problems.of_error(error)(scope, receive, send)
             return
         arriving = True

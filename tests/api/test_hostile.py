@@ -329,6 +329,14 @@ async def test_a_bomb_or_a_trick_is_no_medium(world: World, name: str) -> None:
     assert time.monotonic() - begun < 10
 
 
+async def test_a_call_that_takes_no_files_takes_no_large_body(world: World) -> None:
+    job = await world.job()
+    for path in (f"/v1/jobs/{job['id']}/cancel", "/v1/keys", "/v1/system/drain"):
+        answer = await world.http.post(path, headers={"Content-Length": str(5 << 20)})
+        assert (answer.status_code, answer.json()["code"]) == (413, "payload-too-large")
+    assert (await world.http.get(f"/v1/jobs/{job['id']}")).json()["status"] == "queued"
+
+
 async def test_a_compressed_body_is_not_unpacked(world: World) -> None:
     body = gzip.compress(json.dumps({"workflow": "smoke", "request": {}}).encode())
     answer = await world.http.post(

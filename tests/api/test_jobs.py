@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+import sqlalchemy as sa
+from sqlmodel import Session
 
 from app.jobs import queue
 from app.jobs.queue import Report
@@ -148,6 +150,27 @@ async def test_while_the_first_is_in_flight_the_second_is_told_to_come_back(worl
     assert busy.json()["code"] == "idempotency-in-flight"
     assert busy.headers["retry-after"] == "1"
     assert await world.count("job") == before + 1
+
+
+async def test_an_upload_that_is_gone_is_noticed_when_the_job_is_stored(world: World) -> None:
+    media = await world.media()
+    media["reference_image"] = {
+        "upload_id": (await world.upload(image_bytes("PNG", width=240)))["id"]
+    }
+    await world.job(media=media)
+    before = await world.count("job")
+
+    def forget(session: Session) -> None:
+        for table in ("job_input", "upload"):
+            column = "upload_id" if table == "job_input" else "id"
+            gone = sa.text(f"DELETE FROM {table} WHERE {column} = :id")  # noqa: S608 - our names
+            session.execute(gone, {"id": media["reference_image"]["upload_id"]})
+
+    await world.gateway.db.write(forget)
+    answer = await world.http.post("/v1/jobs", json={"workflow": "smoke", "request": media})
+    assert answer.status_code == 422
+    assert "expired" in answer.json()["detail"]
+    assert await world.count("job") == before
 
 
 async def test_polling_with_the_etag_costs_nothing_until_something_changes(world: World) -> None:
