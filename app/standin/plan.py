@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from app.standin.inputs import UPLOADS, locate, present
+from app.standin.inputs import UPLOADS, locate
 
 
 def is_link(value: Any) -> bool:  # noqa: ANN401 - any input value
@@ -96,6 +97,10 @@ def _files(node: Mapping[str, Any], directory: Path) -> list[Any]:
     """Size and time of the uploaded files that a node reads: another content is another key."""
     if node["class_type"] not in UPLOADS:
         return []
-    names = [value for value in node["inputs"].values() if isinstance(value, str)]
-    stats = [locate(directory, name).stat() for name in names if present(directory, name)]
-    return [[stat.st_size, stat.st_mtime_ns] for stat in stats]
+    found = []
+    for value in node["inputs"].values():
+        if isinstance(value, str):
+            with contextlib.suppress(OSError, ValueError):
+                stat = locate(directory, value).stat()
+                found.append([stat.st_size, stat.st_mtime_ns])
+    return found

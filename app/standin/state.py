@@ -6,7 +6,6 @@ All of it lives in memory only and is touched from the event loop alone, so it n
 from __future__ import annotations
 
 import asyncio
-import copy
 import heapq
 import json
 import time
@@ -113,7 +112,7 @@ class Queue:
         extra = {key: value for key, value in item.extra.items() if key != "sensitive"}
         self.history[item.prompt_id] = {
             "prompt": [item.number, item.prompt_id, item.graph, extra, item.outputs],
-            **copy.deepcopy(dict(entry)),
+            **entry,
         }
         self._changed()
 

@@ -136,6 +136,18 @@ def test_it_can_die_by_itself(command: Command, how: str) -> None:
     assert command.process.wait(timeout=PATIENCE) == 1
 
 
+def test_answers_do_not_wait_for_an_acknowledgement(command: Command) -> None:
+    """A server socket with Nagle's algorithm on takes 40 ms for each answer."""
+    command.start()
+    with httpx.Client(base_url=command.url, timeout=PATIENCE) as http:
+        taken = []
+        for _ in range(20):
+            began = time.monotonic()
+            http.get("/queue")
+            taken.append(time.monotonic() - began)
+    assert min(taken[1:]) < 0.02
+
+
 def test_model_files_can_be_added(command: Command, tmp_path: Path) -> None:
     more = tmp_path / "models.json"
     more.write_text(json.dumps({"WanVideoModelLoader.model": ["mine.gguf"]}))
