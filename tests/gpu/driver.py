@@ -4,7 +4,7 @@ Only the loading of the library and the look-up of its functions are replaced, s
 marshalling, struct versions and error classes are tested along.
 """
 
-# ruff: noqa: ANN401, N802, N815 - ctypes arguments, and the names of the C functions
+# ruff: noqa: N802, N815 - ctypes arguments, and the names of the C functions
 
 from __future__ import annotations
 

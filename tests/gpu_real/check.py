@@ -69,7 +69,7 @@ failures: list[str] = []
 
 def say(name: str, value: object) -> None:
     results[name] = value
-    print(f"{name}: {value}", flush=True)  # noqa: T201 - a script that reports
+    print(f"{name}: {value}", flush=True)
 
 
 def hold_to(promise: str, kept: bool) -> None:  # noqa: FBT001 - the second half of a sentence

@@ -123,13 +123,13 @@ def deliver(db: Database, outbound: Outbound, clock: SkewedClock) -> Callable[..
     """Run a delivery loop for the length of a `with`."""
 
     @asynccontextmanager
-    async def running(**options: Any) -> AsyncIterator[Delivery]:  # noqa: ANN401 - any argument
+    async def running(**options: Any) -> AsyncIterator[Delivery]:
         delivery = Delivery(
             **{
                 "db": db,
                 "outbound": outbound,
                 "now": clock,
-                "rng": random.Random(7),  # noqa: S311 - jitter
+                "rng": random.Random(7),
                 "timeout_seconds": 5,
                 **options,
             }

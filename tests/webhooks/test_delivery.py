@@ -27,7 +27,7 @@ Deliver = Callable[..., Any]
 
 async def listed(
     db: Database,
-    **filters: Any,  # noqa: ANN401 - any filter
+    **filters: Any,
 ) -> tuple[DeliveryView, ...]:
     return await db.read(
         lambda s: deliveries.list_deliveries(s, **{"owner": None, "limit": 100, **filters})
@@ -338,7 +338,7 @@ async def test_the_sweep_forgets_old_messages_with_their_tries_and_never_a_pendi
 
 
 def test_backoff_is_spread_over_its_whole_bound_which_doubles_up_to_three_hours() -> None:
-    rng = random.Random(1)  # noqa: S311 - jitter
+    rng = random.Random(1)
     for number, bound in ((1, 5), (2, 10), (5, 80), (30, 10_800), (1000, 10_800)):
         waits = [backoff(number, rng) for _ in range(2000)]
         assert min(waits) >= 1

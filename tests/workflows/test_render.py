@@ -61,7 +61,7 @@ def pairwise(parameters: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]
         for i in range(len(parameters[a]))
         for j in range(len(parameters[b]))
     }
-    chance = random.Random(7)  # noqa: S311 - any order will do
+    chance = random.Random(7)
     while open_pairs:
         a, i, b, j = min(open_pairs)
         best: dict[str, int] = {}
