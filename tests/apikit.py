@@ -163,7 +163,7 @@ async def serving(
             yield
 
     app = make_api(replace(services, limits=limits or services.limits), lifespan=lifespan)
-    listener = socket.socket()
+    listener = socket.socket(proto=socket.IPPROTO_TCP)  # asyncio sets TCP_NODELAY by it
     listener.bind(("127.0.0.1", 0))
     config = uvicorn.Config(app, log_config=None, lifespan="on", timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
