@@ -196,6 +196,7 @@ class Gateway:
             workflows=self.workflows,
             supervisor=self._engine_process(number, url, client, card),
             on_change=self._wake_all,
+            on_restart=self.metrics.engine_restarts.labels(f"engine-{number}").inc,
         )
         gate = Gate(
             engine=engine,
@@ -219,6 +220,7 @@ class Gateway:
                 caps=self.caps,
                 previews=True,
                 wake=wake,
+                metrics=self.metrics,
                 now=self.now,
             )
 

@@ -61,7 +61,11 @@ def configure_logging(
             structlog.processors.JSONRenderer(default=str),
         ]
     else:
-        last.append(structlog.dev.ConsoleRenderer(colors=stream.isatty()))
+        last.append(
+            structlog.dev.ConsoleRenderer(
+                colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback
+            )
+        )
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

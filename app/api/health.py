@@ -166,6 +166,7 @@ async def _gather(services: Services) -> None:
         metrics.vram_engine.labels(reading.uuid).set((held or 0) * _MIB)
         room = reading.free_mib + (held or 0) - station.gate.monitor.margin_mib
         metrics.vram_room.labels(reading.uuid).set(max(0, room) * _MIB)
+        metrics.vram_need.labels(reading.uuid).set((station.dispatcher.next_need_mib or 0) * _MIB)
 
 
 # --- what a problem means ------------------------------------------------------------------------

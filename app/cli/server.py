@@ -123,7 +123,7 @@ class _Runner:
 def _listen(host: str, port: int) -> socket.socket:
     """A socket that is bound already, so that a taken port is found before anything is opened."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))

@@ -107,6 +107,7 @@ class Dispatcher:
         self.engine = engine
         self.draining = False
         self.verdict = "The queue is empty."
+        self.next_need_mib: int | None = None
         self._db = db
         self._gate = gate
         self._feed = feed
@@ -224,6 +225,7 @@ class Dispatcher:
         now = self._now()
         jobs = await self._db.read(lambda session: waiting_jobs(session, now=now, limit=_LOOK_AT))
         if not jobs:
+            self.next_need_mib = None
             self.verdict = "The queue is empty."
             return False
         if not self.engine.ready:
@@ -241,6 +243,7 @@ class Dispatcher:
         peaks = [self._peaks[job_id] for job_id in self.in_engine]
         choice = await self._gate.choose(candidates, running_peak_mib=max(peaks, default=None))
         self.verdict = choice.words
+        self.next_need_mib = candidates[0].need_mib
         for job_id, wait in choice.waits.items():
             await self._wait(job_id, "waiting_for_vram", wait.detail, wait)
         for job_id, detail in choice.never.items():

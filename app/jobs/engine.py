@@ -36,6 +36,7 @@ class Engine:
         poll_seconds: float = 1.0,
         check_seconds: float = 60.0,
         on_change: Callable[[], None] = lambda: None,
+        on_restart: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
         self.client = client
@@ -49,6 +50,7 @@ class Engine:
         self._poll_seconds = poll_seconds
         self._check_seconds = check_seconds
         self._on_change = on_change
+        self._on_restart = on_restart
         self._seen_generation = -1
         self._ready = asyncio.Event()
         self._wake = asyncio.Event()
@@ -171,6 +173,8 @@ class Engine:
 
     def _new_life(self, *, counted: bool = True) -> None:
         """Forget what was true of the engine's last process."""
+        if counted and self.lives:
+            self._on_restart()
         self.lives += counted
         self._fault = None
         self._checked_at = float("-inf")

@@ -48,6 +48,7 @@ from app.jobs.follow import (
     Stalled,
 )
 from app.jobs.gate import Gate
+from app.jobs.measure import measure
 from app.jobs.outcome import Failed, Lost, NotOurs, Outcome, Stopped, Succeeded, conclude
 from app.jobs.progress import Tracker
 from app.jobs.queue import FailureNote, Fence, Report, Usage
@@ -55,6 +56,7 @@ from app.jobs.shapes import models_of
 from app.jobs.stager import Stager
 from app.jobs.states import Caps, Loss
 from app.jobs.task import Asked, Task, load_task, prefix_of
+from app.telemetry import Metrics
 from app.workflows.registry import Registry
 from app.workflows.workflow import Workflow
 
@@ -90,6 +92,7 @@ class Runner:
         caps: Caps,
         previews: bool,
         wake: Callable[[], None],
+        metrics: Metrics,
         now: Callable[[], datetime],
     ) -> None:
         self.fence = fence
@@ -108,6 +111,7 @@ class Runner:
         self._caps = caps
         self._previews = previews
         self._wake = wake
+        self._metrics = metrics
         self._now = now
         self._sampler: PeakSampler | None = None
         self._stack = AsyncExitStack()
@@ -153,6 +157,7 @@ class Runner:
                 delay = min(delay * 2, 10.0)
         log.info("attempt ended", outcome=type(outcome).__name__, written=written)
         self._feed.publish(self.fence.job_id)
+        await measure(self._db, self._metrics, self.fence)
 
     async def _outcome(self) -> Outcome:
         try:

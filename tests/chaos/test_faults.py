@@ -250,6 +250,22 @@ def test_a_frozen_engine_is_not_taken_for_dead(engine: Engine, gateway: Gateway)
     assert (job["status"], job["attempt"]) == ("succeeded", 1)
 
 
+def test_the_metrics_tell_how_attempts_ended(engine: Engine, gateway: Gateway) -> None:
+    engine.misbehave("out_of_memory", times=1)
+    job_id = dance(gateway, "counted")
+    assert gateway.ended(job_id)["status"] == "succeeded"
+
+    def scraped() -> str:
+        text = httpx.get(f"{gateway.url}/metrics", timeout=5).text
+        return text if "steadydancer_jobs_finished_total{" in text else ""
+
+    text = until(scraped, seconds=10, what="the end is counted")
+    assert 'steadydancer_attempts_lost_total{reason="out-of-memory"} 1.0' in text
+    done = 'steadydancer_jobs_finished_total{status="succeeded",workflow="steadydancer"} 1.0'
+    assert done in text
+    assert 'job_phase_duration_seconds_count{phase="sampling",workflow="steadydancer"}' in text
+
+
 def test_draining_starts_nothing_and_resuming_goes_on(engine: Engine, gateway: Gateway) -> None:
     drain = httpx.post(f"{gateway.url}/v1/system/drain", timeout=5)
     assert drain.status_code == 200, drain.text

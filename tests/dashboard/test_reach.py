@@ -128,6 +128,7 @@ async def test_nothing_moves_while_a_job_runs_and_the_page_polls(page: Page, wor
         "window.moved = 0; new PerformanceObserver(list => { for (const one of list.getEntries())"
         " moved += one.value; }).observe({type: 'layout-shift'})"
     )
+    world.engine.misbehave("hang", seconds=3, times=1)
     job = world.gateway.submit(metadata={"name": "watched"})
     await expect(page.locator(".slot").first).to_contain_text("watched")
     world.gateway.until(job["id"], "succeeded")

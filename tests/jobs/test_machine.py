@@ -168,7 +168,7 @@ def test_whatever_happens_the_invariants_hold(migrated: Path) -> None:
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=40,
+            max_examples=15,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(HealthCheck),
