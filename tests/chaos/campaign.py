@@ -109,12 +109,10 @@ class Campaign:
         chooser = random.Random(self.random.random())
         try:
             for number in range(self.jobs):
-                key = f"job-{number}"
+                key, priority = f"job-{number}", chooser.randint(-2, 2)
                 job_id = None
                 while job_id is None and self._submitting.is_set():
-                    job_id = self.gateway.submit(
-                        key, uploads=uploads, priority=chooser.randint(-2, 2)
-                    )
+                    job_id = self.gateway.submit(key, uploads=uploads, priority=priority)
                     if job_id is None:
                         time.sleep(0.02)
                 if job_id is not None:
