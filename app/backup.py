@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 
 from app.errors import StoreUnavailable
@@ -56,8 +57,8 @@ def restore(copy: Path, target: Path) -> None:
     backup(copy, staged)
     if target.exists():
         # Its own log belongs to it: brought in first, so that nothing committed is left out.
-        with _opened(target, "rw") as old:
-            old.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        with suppress(sqlite3.Error), _opened(target, "rw") as old:
+            old.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # one too damaged for it is put aside
         target.replace(target.with_name(f"{target.name}.before-restore"))
     for suffix in ("-wal", "-shm"):
         target.with_name(target.name + suffix).unlink(missing_ok=True)

@@ -218,18 +218,25 @@ class Database:
         self._queue.put(_Work(fn, durable, done))
         return await asyncio.wrap_future(done)
 
-    async def reclaim(self, pages: int = 2_000) -> None:
-        """Give deleted pages back to the file system, a bounded number at a time."""
-        if self.path is not None:
-            await asyncio.to_thread(self._reclaim, pages)
+    async def reclaim(self, pages: int = 2_000) -> bool:
+        """Give deleted pages back to the file system, a bounded number at a time.
 
-    def _reclaim(self, pages: int) -> None:
+        Returns:
+            Whether there are more.
+        """
+        return self.path is not None and await asyncio.to_thread(self._reclaim, pages)
+
+    def _reclaim(self, pages: int) -> bool:
         # The pragma frees one page at each step. `execute` makes a single step of a statement
         # without columns; only `executescript` makes them all.
         with translated(), self.engine.connect() as connection:
             raw = connection.connection.driver_connection
-            if isinstance(raw, sqlite3.Connection):
-                raw.executescript(f"PRAGMA incremental_vacuum({pages})")
+            if not isinstance(raw, sqlite3.Connection):
+                return False
+            before = int(raw.execute("PRAGMA freelist_count").fetchone()[0])
+            raw.executescript(f"PRAGMA incremental_vacuum({pages})")
+            left = int(raw.execute("PRAGMA freelist_count").fetchone()[0])
+            return 0 < left < before
 
     # --- one place for each kind of transaction ----------------------------------------------
 
@@ -273,6 +280,8 @@ class Database:
                 self.url, pool_size=self._readers, max_overflow=2, pool_pre_ping=True
             )
         in_file = self.path is not None
+        if self.path is not None and not self.path.exists():
+            _make_file(self.path)
         engine = sa.create_engine(
             self.url,
             poolclass=QueuePool if in_file else NullPool,
@@ -296,11 +305,21 @@ class Database:
             return str(mode).lower()
 
 
+def _make_file(path: Path) -> None:
+    """Begin a database whose free pages can be given back: its first table decides that."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made = sqlite3.connect(path, isolation_level=None)
+    try:
+        made.execute("PRAGMA auto_vacuum=INCREMENTAL")
+        made.execute("VACUUM")
+    finally:
+        made.close()
+
+
 def _prepare_connection(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None  # SQLAlchemy's own begin event decides when to begin
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
-    cursor.execute("PRAGMA auto_vacuum=INCREMENTAL")  # takes hold before the first table only
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA cache_size=-8000")
@@ -325,18 +344,16 @@ def _pragma(connection: Connection, text: str) -> Any:  # noqa: ANN401 - a pragm
 
 def _run_batch(connection: Connection, batch: Sequence[_Work]) -> None:
     """Commit all work of a batch together; what raised is rolled back to its savepoint."""
+    # From here on nobody can cancel: who waits gets an answer, and the thread never meets a future
+    # that was ended by somebody else.
+    batch = [work for work in batch if work.done.set_running_or_notify_cancel()]
     answers: list[_Answer] = []
     try:
         with translated(), connection.begin():
-            answers = [
-                _run_one(connection, work)
-                for work in batch
-                if work.done.set_running_or_notify_cancel()
-            ]
+            answers = [_run_one(connection, work) for work in batch]
     except Exception as error:  # noqa: BLE001 - nothing was committed: every caller must know
         for work in batch:
-            if not work.done.done():
-                work.done.set_exception(error)
+            work.done.set_exception(error)
         return
     for answer in answers:
         if answer.failure is None:
@@ -363,7 +380,8 @@ def _run_one(connection: Connection, work: _Work) -> _Answer:
         raw = connection.connection.driver_connection
         if isinstance(raw, sqlite3.Connection) and not raw.in_transaction:
             raise _cause(error) from error
-        return _Answer(work.done, None, error)
+        shown = translate(error) if isinstance(error, DBAPIError) else error
+        return _Answer(work.done, None, shown)
 
 
 def _cause(error: BaseException) -> Exception:

@@ -133,7 +133,9 @@ class ComfyClient:
         Raises:
             EngineError: It does not answer.
         """
-        return SystemStats.model_validate(await self._json("GET", "/system_stats"))
+        answer = await self._json("GET", "/system_stats")
+        with _translated():
+            return SystemStats.model_validate(answer)
 
     async def features(self) -> Features:
         """Its limits.
@@ -141,7 +143,9 @@ class ComfyClient:
         Raises:
             EngineError: It does not answer.
         """
-        return Features.model_validate(await self._json("GET", "/features"))
+        answer = await self._json("GET", "/features")
+        with _translated():
+            return Features.model_validate(answer)
 
     async def object_info(self, node: str | None = None) -> dict[str, Any]:
         """Every node's inputs, or one node's; `{}` for an unknown one.

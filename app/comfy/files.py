@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
+import structlog
+
+log = structlog.get_logger(__name__)
+
 _ID_LENGTH = 36
 
 
@@ -35,7 +39,7 @@ class EngineFiles:
         """
         if not self._inputs.is_dir():
             return 0
-        return _remove([path for path in _files(self._inputs) if path.stat().st_mtime < before])
+        return _remove([path for path in _files(self._inputs) if _written(path) < before])
 
     def _made(self) -> list[Path]:
         return [path for folder in self._outputs if folder.is_dir() for path in _files(folder)]
@@ -46,6 +50,19 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _remove(paths: list[Path]) -> int:
+    """Delete what may be deleted: files of another user are ComfyUI's own business."""
+    removed = 0
     for path in paths:
-        path.unlink(missing_ok=True)
-    return len(paths)
+        try:
+            path.unlink(missing_ok=True)
+            removed += 1
+        except OSError as error:
+            log.warning("engine file not deleted", file=path.name, reason=error.strerror)
+    return removed
+
+
+def _written(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return float("inf")

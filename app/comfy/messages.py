@@ -313,7 +313,7 @@ def parse_error(data: Mapping[str, Any]) -> ExecutionError:
 
 
 _OUT_OF_MEMORY = ("outofmemoryerror",)
-_OUT_OF_MEMORY_WORDS = ("cuda out of memory", "allocation on device", "out of memory on your gpu")
+_OUT_OF_MEMORY_WORDS = ("out of memory", "allocation on device")
 _FAULT_WORDS = (
     "cuda error",
     "cudnn_status",

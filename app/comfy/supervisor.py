@@ -226,7 +226,8 @@ class Supervisor:
         lived = asyncio.get_running_loop().time() - began
         self._failures = 1 if lived > self._patience.settled else self._failures + 1
         wait = min(
-            self._patience.backoff * 2 ** (self._failures - 1), self._patience.longest_backoff
+            self._patience.backoff * 2 ** min(self._failures - 1, 16),
+            self._patience.longest_backoff,
         )
         unhealthy = self._failures >= self._patience.unhealthy_after
         detail = self.detail if self.state == "backoff" else f"It ended after {lived:.0f} s."

@@ -106,6 +106,7 @@ class Dispatcher:
     ) -> None:
         self.engine = engine
         self.draining = False
+        self._stopping = False
         self.verdict = "The queue is empty."
         self.next_need_mib: int | None = None
         self._db = db
@@ -138,7 +139,7 @@ class Dispatcher:
         An engine that goes on without the gateway keeps its prompts: they are followed again
         after the next start. What an engine of our own had is requeued and does not count.
         """
-        self.draining = True
+        self.draining = self._stopping = True
         running = dict(self._runners)
         for _, task in running.values():
             task.cancel()
@@ -178,7 +179,7 @@ class Dispatcher:
                 self._wake.clear()
                 claimed = False
                 try:
-                    if loop.time() - adopted_at >= self._adopt_seconds:
+                    if not self._stopping and loop.time() - adopted_at >= self._adopt_seconds:
                         await self._adopt()
                         adopted_at = loop.time()
                     claimed = await self._step()
@@ -316,8 +317,12 @@ class Dispatcher:
         )
 
     async def _expire(self, job_id: str, note: FailureNote, now: datetime) -> None:
-        await self._write(job_id, lambda session: queue.expire(session, job_id, note, now=now))
+        await self._write(
+            job_id, lambda session: queue.expire(session, job_id, note, now=now), durable=True
+        )
 
-    async def _write(self, job_id: str, fn: Callable[[Session], bool]) -> None:
-        if await self._db.write(fn, durable=False):
+    async def _write(
+        self, job_id: str, fn: Callable[[Session], bool], *, durable: bool = False
+    ) -> None:
+        if await self._db.write(fn, durable=durable):
             self._feed.publish(job_id)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import structlog
 
@@ -17,6 +17,7 @@ from app.comfy.supervisor import Supervisor
 from app.wire import MissingPart
 from app.workflows.check import check
 from app.workflows.registry import Registry
+from app.workflows.workflow import Workflow
 
 State = Literal["starting", "ready", "unreachable", "unhealthy", "stopped"]
 
@@ -149,7 +150,8 @@ class Engine:
     async def _look(self) -> None:
         supervised = self.supervisor
         if supervised is not None and supervised.generation != self._seen_generation:
-            self._new_life()
+            # The first process that is seen is no new life: attempts may be followed in it already.
+            self._new_life(counted=self._seen_generation >= 1)
             self._seen_generation = supervised.generation
         try:
             stats = await self.client.system_stats()
@@ -173,7 +175,7 @@ class Engine:
 
     def _new_life(self, *, counted: bool = True) -> None:
         """Forget what was true of the engine's last process."""
-        if counted and self.lives:
+        if counted:
             self._on_restart()
         self.lives += counted
         self._fault = None
@@ -185,7 +187,7 @@ class Engine:
         except EngineError as error:
             self._set("unreachable", str(error))
             return
-        self.missing = {workflow.name: check(workflow, info) for workflow in self._workflows}
+        self.missing = {workflow.name: _checked(workflow, info) for workflow in self._workflows}
         for name, parts in self.missing.items():
             if parts and self.state != "ready":
                 log.warning("workflow unavailable", workflow=name, missing=[p.name for p in parts])
@@ -201,3 +203,13 @@ class Engine:
         if changed:
             log.info("engine state", engine=self.name, state=state, detail=detail)
             self._on_change()
+
+
+def _checked(workflow: Workflow, info: dict[str, Any]) -> tuple[MissingPart, ...]:
+    """Hold a workflow against the engine's nodes; an answer of no known form lacks everything."""
+    try:
+        return check(workflow, info)
+    except (AttributeError, KeyError, TypeError, IndexError) as error:
+        log.warning("node list not understood", workflow=workflow.name, reason=repr(error))
+        detail = "ComfyUI's node list has a form that is not known."
+        return (MissingPart(kind="node", name="?", detail=detail),)

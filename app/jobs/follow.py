@@ -44,6 +44,7 @@ class Stalled:
     """Neither message nor progress for too long."""
 
     silent_seconds: float
+    started: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,7 @@ class Follower:
     cancel: asyncio.Event
     sight: Sighting = field(default_factory=Sighting)
     _silent: float = 0.0
+    _doubt_until: float = 0.0
     _inbox: asyncio.Queue[messages.Message | None] = field(default_factory=asyncio.Queue)
 
     @asynccontextmanager
@@ -129,6 +131,10 @@ class Follower:
             for one in (task, ticks):
                 one.cancel()
             await asyncio.gather(task, ticks, return_exceptions=True)
+
+    def doubt(self, seconds: float) -> None:
+        """Do not believe for so long that the engine does not know the prompt."""
+        self._doubt_until = asyncio.get_running_loop().time() + seconds
 
     async def _tick(self) -> None:
         """Count the silence that somebody listened to.
@@ -203,6 +209,8 @@ class Follower:
             await self._mark_started()
         if isinstance(message, messages.NodeProgress):
             self.sight.stepped = True
+        elif isinstance(message, messages.Executing):
+            self.sight.stepped = False  # the next node may have models to load first
         await self.on_message(message)
 
     async def _mark_started(self) -> None:
@@ -227,6 +235,8 @@ class Follower:
                 await self._mark_started()
             case Pending():
                 self._heard()
+            case Absent() if asyncio.get_running_loop().time() < self._doubt_until:
+                return None
             case Absent():
                 # A living ComfyUI that drops a socket still has its queue; a prompt that is gone
                 # after the socket broke went with the process, however fast that came back.
@@ -242,7 +252,7 @@ class Follower:
             return Overdue()
         silent = self._silent
         limit = self.patience.stall if self.sight.stepped else self.patience.stall_loading
-        return Stalled(silent) if silent > limit else None
+        return Stalled(silent, self.sight.started) if silent > limit else None
 
 
 def _may_be_last(message: messages.Message) -> bool:

@@ -104,7 +104,7 @@ class Gate:
             running_peak_mib: `Verdict.peak_mib` of the job that is in the engine now.
         """
         if self._engine.lives != self._lives:
-            self._lives, self._loaded = self._engine.lives, None
+            self._lives, self._loaded = self._engine.lives, UNKNOWN_MODELS
         try:
             situation = await self._look(running_peak_mib)
             choice = choose(candidates, situation, backfill_seconds=self._backfill_seconds)
@@ -163,7 +163,7 @@ class Gate:
     # --- figures ---------------------------------------------------------------------------------
 
     async def _judge_engine(self, keeps: bool) -> None:  # noqa: FBT001
-        """Restart an engine of our own that keeps what it was asked to give back."""
+        """Ask an engine again that keeps what it was asked to give back."""
         now = asyncio.get_running_loop().time()
         if not keeps:
             self._keeps_since = None
@@ -171,7 +171,8 @@ class Gate:
             self._keeps_since = now
         elif now - self._keeps_since > _KEEPS_SECONDS:
             self._keeps_since = None
-            await self._engine.restart("it keeps memory that it was asked to free")
+            # Perhaps it was never asked since: somebody else's prompt may have loaded models.
+            self._loaded = UNKNOWN_MODELS
 
     async def _look(self, running_peak_mib: int | None) -> Situation | None:
         if not self.monitor.enabled:

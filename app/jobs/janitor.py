@@ -158,9 +158,8 @@ class Janitor:
         while await self._delete_oldest(before=now - self._retention.keep):
             continue
         await self._forget(now)
-        while await self._is_over() and await self._delete_oldest(before=None):
-            await self._give_back()
         await self._give_back()
+        await self._make_room()
         for files in self._engine_files:
             await self._sweep_engine(files, now)
 
@@ -175,15 +174,27 @@ class Janitor:
         if removed:
             log.info("engine files deleted", files=removed)
 
-    async def _is_over(self) -> bool:
-        """Whether more is kept than there is room for."""
-        if await self._db.read(kept_bytes) > self._retention.keep_bytes:
-            return True
+    async def _make_room(self) -> None:
+        """Delete the oldest jobs while more is kept than there is room for.
+
+        A disk that stays full although jobs went is full of somebody else's bytes: then no more go.
+        """
+        free_before = -1
+        while True:
+            too_many = await self._db.read(kept_bytes) > self._retention.keep_bytes
+            free = await self._free()
+            if not too_many and (free >= self._retention.min_free_bytes or free <= free_before):
+                return
+            free_before = free
+            if not await self._delete_oldest(before=None):
+                return
+            await self._give_back()
+
+    async def _free(self) -> int:
         path = self._db.path
         if path is None:
-            return False
-        free = await asyncio.to_thread(free_bytes, path.parent)
-        return free < self._retention.min_free_bytes
+            return self._retention.min_free_bytes
+        return await asyncio.to_thread(free_bytes, path.parent)
 
     async def _delete_oldest(self, *, before: datetime | None) -> int:
         ids = await self._db.read(lambda session: oldest_finished(session, before=before))
@@ -212,4 +223,5 @@ class Janitor:
 
     async def _give_back(self) -> None:
         await self._store.sweep(grace=self._retention.grace)
-        await self._db.reclaim()
+        while await self._db.reclaim():
+            continue

@@ -420,6 +420,8 @@ def lose(
         return False
     before = Losses(job.lost_executing, job.lost_deaths, job.lost_stalls, job.lost_oom)
     verdict = after_loss(loss, before, low_memory=job.low_memory, caps=caps)
+    if loss is Loss.NOT_STARTED and job.attempt >= caps.max_unstarted:
+        verdict = GiveUp("engine-died", before)
     if isinstance(verdict, GiveUp):
         final = FailureNote(
             verdict.failure, note.detail, note.node_id, note.node_type, note.private
@@ -438,7 +440,7 @@ def lose(
         # A run that began has ended its wait; the next wait is measured anew. One that never
         # began goes on waiting, so that an engine that takes nothing cannot hold a job for ever.
         queue_deadline=_deadline(job.max_queue_seconds, now)
-        if verdict.counted
+        if verdict.counted or job.started_at is not None
         else job.queue_deadline,
         low_memory=verdict.low_memory,
         lost_executing=verdict.losses.executing,

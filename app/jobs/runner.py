@@ -62,6 +62,12 @@ from app.workflows.workflow import Workflow
 
 log = structlog.get_logger(__name__)
 
+_ANSWER_LOST_SECONDS = 30.0
+"""A prompt whose answer was lost may still be on its way into ComfyUI's queue for so long."""
+
+_IN_FLIGHT_SECONDS = 1.0
+"""The same for one that a killed gateway had sent: nobody holds its connection any more."""
+
 
 class Runner:
     """Runs one attempt on one engine.
@@ -168,7 +174,9 @@ class Runner:
                 self.cancel.set()
             return await self._attempt(task, self._workflows.get(task.workflow))
         except (StorageFull, StoreUnavailable) as error:
-            # Before the engine had it; afterwards the store is waited for. The job is not to blame.
+            # The job is not to blame, and its prompt must not run on unwatched.
+            if self.placed:
+                await self._leave_engine()
             return self._lost(Loss.STOPPED_BY_US, error.detail, wait_seconds=10)
         except UploadTooLarge as error:
             return Failed(FailureNote("bad-media", str(error)))
@@ -213,7 +221,9 @@ class Runner:
         follower = self._follower(task, tracker)
         async with follower.listening():
             self._life = follower.sight.lives
-            if not task.submitted and (refused := await self._submit(graph)) is not None:
+            if task.submitted:
+                follower.doubt(_IN_FLIGHT_SECONDS)
+            elif (refused := await self._submit(graph, follower)) is not None:
                 return refused
             if task.started_at is not None:
                 # Known from before a restart: what began then is not counted anew.
@@ -227,7 +237,10 @@ class Runner:
 
     def _follower(self, task: Task, tracker: Tracker) -> Follower:
         async def cancel_asked() -> bool:
-            fresh = await self._db.read(lambda session: load_task(session, self.fence))
+            try:
+                fresh = await self._db.read(lambda session: load_task(session, self.fence))
+            except (StorageFull, StoreUnavailable):
+                return False
             return fresh is None or fresh.cancel_requested
 
         async def on_start() -> None:
@@ -258,7 +271,7 @@ class Runner:
             cancel=self.cancel,
         )
 
-    async def _submit(self, graph: dict[str, Any]) -> Outcome | None:
+    async def _submit(self, graph: dict[str, Any], follower: Follower) -> Outcome | None:
         """Hand the graph over. A lost answer is looked up, never sent again blindly."""
         mine = await self._db.write(
             lambda session: queue.submitting(session, self.fence, graph=graph, now=self._now())
@@ -274,6 +287,7 @@ class Runner:
             )
         except AnswerLost:
             log.warning("answer to the prompt lost; the engine's queue will tell")
+            follower.doubt(_ANSWER_LOST_SECONDS)
         except GraphRefused as refusal:
             self.engine.recheck()
             return Failed(verdicts.of_refusal(refusal))
@@ -317,9 +331,11 @@ class Runner:
                 limit = asked.task.max_run_seconds or self._patience.run
                 detail = f"The run took longer than the {limit:g} s it was allowed."
                 return Failed(FailureNote("deadline-exceeded", detail), self._usage())
-            case Stalled(silent_seconds=silent):
+            case Stalled(silent_seconds=silent, started=started):
                 await self._leave_engine()
                 detail = f"The engine made no progress for {silent:.0f} s."
+                if not started:
+                    return self._lost(Loss.NOT_STARTED, detail)
                 return self._lost(Loss.STALLED, detail)
 
     async def _ended(self, entry: messages.HistoryEntry, asked: Asked) -> Outcome:
@@ -371,7 +387,8 @@ class Runner:
         note = verdicts.of_error(error)
         if note.type == "out-of-memory":
             await self._learn(task, oom=True)
-            await self._gate.free()
+            with suppress(EngineError):
+                await self._gate.free()
             return Lost(Loss.OUT_OF_MEMORY, note, self._usage())
         if note.type == "cuda-fault":
             if not self.engine.fault(note.detail, life=self._life):
@@ -382,16 +399,15 @@ class Runner:
 
     async def _gone(self, gone: Gone, asked: Asked) -> Outcome:
         """The engine has forgotten the prompt; its output may be there all the same."""
-        if gone.started:
-            artifacts = await self._collector.recover(
-                self.engine.client,
-                prefix_of(self.fence),
-                workflow=asked.workflow,
-                expects=asked.resolved.expects,
-                comment=asked.comment,
-            )
-            if artifacts is not None:
-                return Succeeded(artifacts, self._usage())
+        artifacts = await self._collector.recover(
+            self.engine.client,
+            prefix_of(self.fence),
+            workflow=asked.workflow,
+            expects=asked.resolved.expects,
+            comment=asked.comment,
+        )
+        if artifacts is not None:
+            return Succeeded(artifacts, self._usage())
         if self.cancel.is_set():
             return Stopped(self._usage())
         if not gone.started:
@@ -407,9 +423,15 @@ class Runner:
         sampler = self._sampler
         if sampler is None or sampler.peak_mib is None or not self._alone:
             return
+        try:
+            await self._teach(task, sampler, sampler.peak_mib, oom=oom)
+        except (StorageFull, StoreUnavailable) as error:
+            log.warning("the peak is not learned", reason=error.detail)
+
+    async def _teach(self, task: Task, sampler: PeakSampler, peak_mib: int, *, oom: bool) -> None:
         await self._gate.learn(
             task.shape,
-            peak_mib=sampler.peak_mib,
+            peak_mib=peak_mib,
             sampler=sampler,
             attempt_id=self.fence.attempt_id,
             oom=oom,

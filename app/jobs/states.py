@@ -108,11 +108,14 @@ class Caps:
         max_attempts: Attempts that were lost while executing, after which the job fails.
         max_stalls: Stalls after which it fails.
         poison_deaths: Deaths of the engine under it after which it is quarantined.
+        max_unstarted: Attempts in all after which one that never began ends the job: an engine
+            that takes a prompt and dies of it each time must not be fed for ever.
     """
 
     max_attempts: int = 3
     max_stalls: int = 2
     poison_deaths: int = 2
+    max_unstarted: int = 50
 
 
 @dataclass(frozen=True, slots=True)
