@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -29,6 +30,9 @@ from app.media.tables import Artifact, Blob, PreparedMedia, Upload
 from app.webhooks import deliveries, secrets
 
 log = structlog.get_logger(__name__)
+
+_CLOCK_JUMP = timedelta(seconds=60)
+"""A difference between the wall's clock and the monotonic one that no tick explains."""
 
 _AT_ONCE = 50
 """Jobs that one transaction ends or deletes, so that no sweep holds the one writer for long."""
@@ -109,6 +113,7 @@ class Janitor:
         retention: Retention,
         engine_files: Sequence[EngineFiles] = (),
         now: Callable[[], datetime],
+        monotonic: Callable[[], float] = time.monotonic,
         seconds: float = 1.0,
         sweep_seconds: float = 60.0,
     ) -> None:
@@ -119,6 +124,8 @@ class Janitor:
         self._retention = retention
         self._engine_files = engine_files
         self._now = now
+        self._monotonic = monotonic
+        self._seen_at: tuple[datetime, float] | None = None
         self._seconds = seconds
         self._sweep_seconds = sweep_seconds
 
@@ -139,6 +146,7 @@ class Janitor:
     async def expire(self) -> int:
         """Fail the queued jobs whose deadline has passed, and say how many."""
         now = self._now()
+        await self._mind_the_clock(now)
         ids = await self._db.read(lambda session: overdue(session, now=now))
         note = FailureNote(
             "deadline-exceeded", "The job was not started within the time it may wait."
@@ -151,6 +159,18 @@ class Janitor:
         for job_id in ended:
             self._feed.publish(job_id)
         return len(ended)
+
+    async def _mind_the_clock(self, now: datetime) -> None:
+        """Let no job expire because somebody set the clock: a wait is as long as it lasted."""
+        ticked = self._monotonic()
+        before, self._seen_at = self._seen_at, (now, ticked)
+        if before is None:
+            return
+        jump = (now - before[0]) - timedelta(seconds=ticked - before[1])
+        if abs(jump) < _CLOCK_JUMP:
+            return
+        moved = await self._db.write(lambda session: queue.shift_deadlines(session, jump))
+        log.warning("the clock was set", by_seconds=jump.total_seconds(), deadlines_moved=moved)
 
     async def sweep(self) -> None:
         """Delete what retention no longer keeps, and give the room back."""

@@ -535,6 +535,18 @@ def wait(
     return True
 
 
+def shift_deadlines(session: Session, by: timedelta) -> int:
+    """Move the deadlines of all queued jobs after the clock was set; gives how many there were."""
+    jobs = session.exec(
+        select(Job).where(col(Job.status) == Status.QUEUED, col(Job.queue_deadline).is_not(None))
+    ).all()
+    for job in jobs:
+        if job.queue_deadline is not None:
+            job.queue_deadline += by
+            session.add(job)
+    return len(jobs)
+
+
 def delete(session: Session, job_id: str) -> bool:
     """Remove a finished job with all that belongs to it. An unfinished one stays."""
     statement = sa.delete(Job).where(col(Job.id) == job_id, col(Job.finished_at).is_not(None))

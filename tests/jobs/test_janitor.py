@@ -34,6 +34,7 @@ class House:
 
     def __init__(self, db: Database, clock: Clock, directory: Path, **changes: object) -> None:
         self.db, self.clock = db, clock
+        self.ticks = 0.0
         self.store = BlobStore(db, now=clock)
         self.engine = directory / "comfyui"
         values: dict[str, object] = {
@@ -59,6 +60,7 @@ class House:
             retention=Retention(**values),  # type: ignore[arg-type]
             engine_files=[EngineFiles(self.engine, corner="gateway")],
             now=clock,
+            monotonic=lambda: self.ticks,
         )
 
     async def finished(self, size: int = 1_000) -> str:
@@ -110,6 +112,20 @@ async def test_a_job_that_waits_past_its_deadline_fails_and_others_do_not(house:
     house.clock.advance(11)
     assert await house.janitor.expire() == 1
     assert await house.jobs() == {late: Status.FAILED, patient: Status.QUEUED}
+
+
+async def test_a_clock_that_is_set_lets_no_job_expire(house: House) -> None:
+    waiting = await house.queued(max_queue_seconds=100)
+    assert await house.janitor.expire() == 0
+    house.clock.advance(86_400)
+    house.ticks += 1
+    assert await house.janitor.expire() == 0, "the clock was set; the job has waited one second"
+    assert await house.jobs() == {waiting: Status.QUEUED}
+    for _ in range(3):
+        house.clock.advance(50)
+        house.ticks += 50
+        await house.janitor.expire()
+    assert await house.jobs() == {waiting: Status.FAILED}
 
 
 async def test_old_jobs_go_with_their_bytes_and_unfinished_ones_never(house: House) -> None:
