@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -278,8 +278,9 @@ class ComfyClient:
             raise _refusal(_object(answer))
         told = _object(_checked(answer))
         if told.get("node_errors"):
-            await self.delete_pending(prompt_id)
-            await self.interrupt(prompt_id)
+            with suppress(EngineError):  # whoever asked sees to it that the prompt is gone
+                await self.delete_pending(prompt_id)
+                await self.interrupt(prompt_id)
             raise _refusal(told)
 
     async def queue(self) -> QueueState:

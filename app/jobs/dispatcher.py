@@ -8,7 +8,7 @@ the engine: one that runs and one staged behind it, so that the GPU never waits 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -63,13 +63,23 @@ class Waiting:
     vram_wait_since: datetime | None
 
 
-def waiting_jobs(session: Session, *, now: datetime, limit: int) -> Sequence[Waiting]:
-    """Give the queued jobs that may be offered now, in the order of the queue."""
+def waiting_jobs(
+    session: Session, *, now: datetime, limit: int, without: Collection[str] = ()
+) -> Sequence[Waiting]:
+    """Give the queued jobs that may be offered now, in the order of the queue.
+
+    Args:
+        session: The open transaction.
+        now: Jobs that are not to be offered before a later time are left out.
+        limit: Most jobs to give.
+        without: Workflows that are left out, so that they hide no job behind them.
+    """
     rows = session.exec(
         select(Job)
         .where(
             col(Job.status) == Status.QUEUED,
             or_(col(Job.not_before).is_(None), col(Job.not_before) <= now),
+            col(Job.workflow).not_in(sorted(without)),
         )
         .order_by(col(Job.priority).desc(), col(Job.id))
         .limit(limit)
@@ -233,10 +243,15 @@ class Dispatcher:
             self.verdict = f"The engine is {self.engine.state}."
             await self._say(jobs, "waiting_for_engine", self._engine_reason())
             return False
-        runnable = [job for job in jobs if self.engine.can_run(job.workflow)]
         for job in jobs:
-            if job not in runnable:
+            if not self.engine.can_run(job.workflow):
                 await self._say([job], "waiting_for_engine", self._missing_reason(job.workflow))
+        lacking = {name for name, parts in self.engine.missing.items() if parts}
+        if lacking:
+            jobs = await self._db.read(
+                lambda session: waiting_jobs(session, now=now, limit=_LOOK_AT, without=lacking)
+            )
+        runnable = [job for job in jobs if self.engine.can_run(job.workflow)]
         return bool(runnable) and await self._admit(runnable, now)
 
     async def _admit(self, jobs: Sequence[Waiting], now: datetime) -> bool:

@@ -422,13 +422,13 @@ def lose(
     verdict = after_loss(loss, before, low_memory=job.low_memory, caps=caps)
     if loss is Loss.NOT_STARTED and job.attempt >= caps.max_unstarted:
         verdict = GiveUp("engine-died", before)
+    if job.cancel_requested_at is not None:
+        return stop(session, fence, usage=usage, now=now)
     if isinstance(verdict, GiveUp):
         final = FailureNote(
             verdict.failure, note.detail, note.node_id, note.node_type, note.private
         )
         return fail(session, fence, final, usage=usage, log_tail=log_tail, now=now)
-    if job.cancel_requested_at is not None:
-        return stop(session, fence, now=now)
     moved = _move(
         session,
         Move.REQUEUE,

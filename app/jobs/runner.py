@@ -290,6 +290,7 @@ class Runner:
             follower.doubt(_ANSWER_LOST_SECONDS)
         except GraphRefused as refusal:
             self.engine.recheck()
+            await self._leave_engine()  # a part of the graph may have been accepted
             return Failed(verdicts.of_refusal(refusal))
         self._place()
         await self._report(Report(phase="staged"))
