@@ -262,7 +262,9 @@ class Gateway:
             is_healthy=answers,
             environ=environ,
             patience=supervisor.Patience(
-                start=settings.engine_start_seconds, stop=settings.stop_seconds
+                start=settings.engine_start_seconds,
+                stop=settings.stop_seconds,
+                silent=settings.engine_silent_seconds,
             ),
             on_change=self._wake_all,
         )

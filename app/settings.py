@@ -54,8 +54,10 @@ class Settings(BaseSettings):
         None, description="ComfyUI's models folder; default: models in comfyui_dir."
     )
     engine_start_seconds: float = Field(600, gt=0, description="Longest start of the engine.")
+    engine_silent_seconds: float = Field(
+        300, gt=0, description="Silence after which an engine of the gateway's own is restarted."
+    )
     proxy_command: Words = Field((), description="Command of the reverse proxy for port 8188.")
-    proxy_url: str | None = Field(None, description="Where the reverse proxy answers.")
 
     admission: Literal["nvml", "off"] = Field("nvml", description="Ask NVML before each job.")
     gpus: Words = Field((), description="GPU index or UUID for each engine; default the first.")

@@ -28,6 +28,8 @@ _LARGEST_LOG = 16 * 1024 * 1024
 _TAIL_BYTES = 32 * 1024
 _TAIL_LINES = 200
 _LINE_CHARACTERS = 500
+_DEAD_SECONDS = 10.0
+"""How long SIGKILL may take: a process that waits for a device in the kernel outlives it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,8 @@ class Patience:
         unhealthy_after: Failures in a row after which it is called unhealthy.
         settled: A child that lived so long has its failures forgiven.
         stop: Grace between SIGTERM and SIGKILL.
+        silent: A child that answered once and then not for so long is replaced.
+        look: Time between two questions whether it answers.
     """
 
     start: float = 600.0
@@ -51,6 +55,8 @@ class Patience:
     unhealthy_after: int = 5
     settled: float = 60.0
     stop: float = 10.0
+    silent: float = 300.0
+    look: float = 5.0
 
 
 def start_time(pid: int) -> int | None:
@@ -199,25 +205,42 @@ class Supervisor:
 
     def _write_record(self) -> None:
         temporary = self._record.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"pid": self.pid, "started": self._started}))
-        temporary.replace(self._record)
+        try:
+            temporary.write_text(json.dumps({"pid": self.pid, "started": self._started}))
+            temporary.replace(self._record)
+        except OSError as error:
+            # Without it the child could not be adopted; that is no reason to be without a child.
+            log.warning("pid not recorded", child=self.name, reason=error.strerror)
 
     async def _watch(self, began: float) -> None:
         """Return when the child is gone."""
         loop = asyncio.get_running_loop()
+        answered = looked = loop.time()
         while self._alive():
             if self.state == "starting":
                 if await self._is_healthy():
+                    answered = loop.time()
                     self._set("running", None)
                 elif loop.time() - began > self._patience.start:
                     log.error("did not answer in time", child=self.name)
                     await self._kill()
                     return
-            elif loop.time() - began > self._patience.settled:
-                self._failures = 0
+            else:
+                if loop.time() - looked >= self._patience.look:
+                    looked = loop.time()
+                    answered = looked if await self._is_healthy() else answered
+                if loop.time() - answered > self._patience.silent:
+                    log.error("does not answer any more", child=self.name)
+                    await self._kill()
+                    return
+                if loop.time() - began > self._patience.settled:
+                    self._failures = 0
             await self._pause(self._patience.poll)
 
     async def _after_death(self, began: float) -> None:
+        if self.pid is not None:
+            # What it started must not keep its port or its memory.
+            _signal(self.pid, signal.SIGKILL)
         self.pid = None
         if self._restart is not None:
             self._restart = None
@@ -263,7 +286,8 @@ class Supervisor:
             await asyncio.sleep(0.02)  # there is no event for a process that is not our child
         if lives():
             _signal(pid, signal.SIGKILL)
-            while lives():  # noqa: ASYNC110 - as above
+            deadline = asyncio.get_running_loop().time() + _DEAD_SECONDS
+            while lives() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
     def _set(self, state: State, detail: str | None) -> None:

@@ -144,6 +144,21 @@ def test_an_engine_that_is_deaf_to_an_interrupt_is_restarted(owner: Owner) -> No
     assert owner.engine_pid != pid
 
 
+def test_an_idle_engine_that_answers_no_more_is_replaced(tmp_path: Path) -> None:
+    owner = Owner(tmp_path, GATEWAY_ENGINE_SILENT_SECONDS="1")
+    owner.start()
+    until(owner.ready, seconds=30, what="the engine is ready")
+    pid = owner.engine_pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        job_id = owner.dance("after the silence")
+        assert owner.ended(job_id)["status"] == "succeeded"
+        assert owner.engine_pid != pid
+        assert start_time(pid) is None, "the frozen engine was left behind"
+    finally:
+        owner.stop()
+
+
 def test_a_failed_job_keeps_the_end_of_the_engines_log(owner: Owner) -> None:
     owner.misbehave("raise", times=1)
     job_id = owner.dance("raised")
