@@ -151,7 +151,7 @@ def test_an_idle_engine_that_answers_no_more_is_replaced(tmp_path: Path) -> None
     pid = owner.engine_pid
     os.kill(pid, signal.SIGSTOP)
     try:
-        job_id = owner.dance("after the silence")
+        job_id = owner.dance("after-the-silence")
         assert owner.ended(job_id)["status"] == "succeeded"
         assert owner.engine_pid != pid
         assert start_time(pid) is None, "the frozen engine was left behind"
