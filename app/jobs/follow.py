@@ -107,6 +107,7 @@ class Follower:
     cancel_asked: Callable[[], Awaitable[bool]]
     on_start: Callable[[], Awaitable[None]]
     on_message: Observer
+    on_quiet: Callable[[], Awaitable[None]]
     cancel: asyncio.Event
     sight: Sighting = field(default_factory=Sighting)
     _silent: float = 0.0
@@ -186,6 +187,8 @@ class Follower:
                     return ending
                 message, quiet = await self._next(cancel)
                 ask = quiet or message is None or _may_be_last(message)
+                if quiet:
+                    await self.on_quiet()
                 if message is not None:
                     self._heard()
                     await self._take(message)

@@ -35,6 +35,7 @@ class Tracker:
     _started_at: datetime | None = None
     _sampled_from: tuple[datetime, int] | None = None
     _reported_at: datetime | None = None
+    _unsaid: bool = False
 
     def started(self) -> None:
         """The engine began to execute."""
@@ -86,8 +87,19 @@ class Tracker:
         due = self._reported_at is None or (
             now - self._reported_at >= timedelta(seconds=self.every_seconds)
         )
-        if not changed and not due:
+        self._unsaid = not changed and not due
+        if self._unsaid:
             return None
+        return self._say(now)
+
+    def rest(self) -> Report | None:
+        """Give what was held back because it came too soon after the last report, if anything."""
+        if not self._unsaid:
+            return None
+        self._unsaid = False
+        return self._say(self.now())
+
+    def _say(self, now: datetime) -> Report:
         self._reported_at = now
         node = self.shares.get(self._node) if self._node is not None else None
         return Report(

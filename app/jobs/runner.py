@@ -236,13 +236,6 @@ class Runner:
         return await self._end(ending, Asked(task, workflow, resolved, graph))
 
     def _follower(self, task: Task, tracker: Tracker) -> Follower:
-        async def cancel_asked() -> bool:
-            try:
-                fresh = await self._db.read(lambda session: load_task(session, self.fence))
-            except (StorageFull, StoreUnavailable):
-                return False
-            return fresh is None or fresh.cancel_requested
-
         async def on_start() -> None:
             self._begun = asyncio.get_running_loop().time()
             tracker.started()
@@ -258,6 +251,10 @@ class Runner:
             elif (report := tracker.take(message)) is not None:
                 await self._report(report)
 
+        async def on_quiet() -> None:
+            if (report := tracker.rest()) is not None:
+                await self._report(report)
+
         patience = self._patience
         if task.max_run_seconds is not None:
             patience = replace(patience, run=task.max_run_seconds)
@@ -265,11 +262,20 @@ class Runner:
             engine=self.engine,
             prompt_id=self.fence.attempt_id,
             patience=patience,
-            cancel_asked=cancel_asked,
+            cancel_asked=self._cancel_asked,
             on_start=on_start,
             on_message=on_message,
+            on_quiet=on_quiet,
             cancel=self.cancel,
         )
+
+    async def _cancel_asked(self) -> bool:
+        """Ask the store: another process may have marked the job, or given it away."""
+        try:
+            fresh = await self._db.read(lambda session: load_task(session, self.fence))
+        except (StorageFull, StoreUnavailable):
+            return False
+        return fresh is None or fresh.cancel_requested
 
     async def _submit(self, graph: dict[str, Any], follower: Follower) -> Outcome | None:
         """Hand the graph over. A lost answer is looked up, never sent again blindly."""
