@@ -85,7 +85,8 @@ class Faults:
 
     async def _hang(self, seconds: float, *, heeds: bool) -> None:
         end = asyncio.get_running_loop().time() + seconds
-        while asyncio.get_running_loop().time() < end:
+        pardons = self.misbehavior.pardons
+        while asyncio.get_running_loop().time() < end and self.misbehavior.pardons == pardons:
             if self._queue.running is None:
                 raise Forgotten
             if heeds and self._queue.interrupted:

@@ -95,6 +95,7 @@ class Misbehavior:
 
     def __init__(self) -> None:
         self._faults: dict[str, Fault] = {}
+        self.pardons = 0
 
     def add(self, described: Mapping[str, Any]) -> None:
         """Put a fault in force; the same mode given again replaces the first.
@@ -120,6 +121,7 @@ class Misbehavior:
     def behave(self) -> None:
         """Do nothing wrong any more."""
         self._faults.clear()
+        self.pardons += 1
 
     def take(self, mode: str) -> Fault | None:
         """The fault of a mode if it is in force; one occurrence is used up."""

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, BrowserContext, Page, async_playwright
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 
 from app.workflows.registry import load_workflows, standin_models
 from tests.dashboard.servers import NOBODY, ROOT, Engine, Gateway, fill
@@ -30,7 +30,8 @@ FLAGS = [
     "--disable-sync",
 ]
 SHOTS = ROOT / "test-artifacts" / "dashboard"
-TIMEOUT_MS = 8000
+TIMEOUT_MS = 15000
+expect.set_options(timeout=TIMEOUT_MS)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -128,9 +128,10 @@ async def test_nothing_moves_while_a_job_runs_and_the_page_polls(page: Page, wor
         "window.moved = 0; new PerformanceObserver(list => { for (const one of list.getEntries())"
         " moved += one.value; }).observe({type: 'layout-shift'})"
     )
-    world.engine.misbehave("hang", seconds=3, times=1)
+    world.engine.misbehave("hang", times=1)
     job = world.gateway.submit(metadata={"name": "watched"})
     await expect(page.locator(".slot").first).to_contain_text("watched")
+    world.engine.behave()
     world.gateway.until(job["id"], "succeeded")
     await expect(page.locator(".slot").first).to_contain_text("Nothing runs.")
     await opened(page, world.gateway, "#/jobs", "Jobs")

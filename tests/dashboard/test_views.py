@@ -32,11 +32,13 @@ async def test_a_job_is_made_with_an_estimate_followed_with_previews_and_seen(
     await expect(estimate).to_contain_text("first")
     await shoot(page, "new-job")
 
+    world.engine.misbehave("hang", at_step=4, times=1)
     await page.get_by_role("button", name="Send").click()
     await expect(page.get_by_role("heading", level=1, name="rain dance")).to_be_visible()
     await expect(page.get_by_alt_text("Preview while sampling")).to_be_visible()
     await expect(page.locator(".going-line")).to_contain_text(re.compile(r"step \d of 8"))
     await shoot(page, "job-running")
+    world.engine.behave()
     await expect(page.get_by_role("link", name="Download")).to_be_visible(timeout=20000)
     await expect(page.locator(".events")).to_contain_text("Succeeded")
     await expect(page.locator(".events")).to_contain_text("Sampling")
