@@ -7,7 +7,7 @@ import base64
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,10 +15,11 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from app.api.services import HttpLimits
 from app.jobs import queue
 from app.jobs.queue import Report
 from app.settings import Settings
-from tests.apikit import World, opened
+from tests.apikit import World, opened, serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -140,18 +141,21 @@ async def test_previews_are_shown_live_and_have_no_id(live: World) -> None:
 
 
 async def test_a_quiet_stream_stays_alive(settings: Settings, photo: bytes, dance: bytes) -> None:
-    async with opened(settings, photo, dance) as world:
-        services = world.app.state.services
-        limits = replace(services.limits, heartbeat_seconds=0.02)
-        world.app.state.services = replace(services, limits=limits)
+    limits = HttpLimits(heartbeat_seconds=0.02)
+    async with serving(settings, photo, dance, limits=limits) as world:
         job = await world.job()
-        call = asyncio.create_task(world.http.get(f"/v1/jobs/{job['id']}/events"))
-        await asyncio.sleep(0.2)
-        await world.http.post(f"/v1/jobs/{job['id']}/cancel")
-        async with asyncio.timeout(5):
-            text = (await call).text
-    assert text.count(": still here\n\n") >= 2
-    assert "event: job.canceled" in text
+        beats, told = 0, []
+        async with (
+            asyncio.timeout(60),
+            world.http.stream("GET", f"/v1/jobs/{job['id']}/events", timeout=60) as answer,
+        ):
+            async for line in answer.aiter_lines():
+                beats += line == ": still here"
+                told.append(line)
+                if beats == 2 and line == ": still here":
+                    await world.http.post(f"/v1/jobs/{job['id']}/cancel", timeout=60)
+    assert beats >= 2
+    assert "event: job.canceled" in told
 
 
 async def test_streams_end_when_the_gateway_stops(world: World) -> None:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import abc
 import json
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -22,26 +19,13 @@ import httpx
 
 from app.workflows.registry import load_workflows, standin_models
 from tests.chaos import launcher
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = ROOT / "docs" / "samples"
 SAMPLE_FILES = {"reference_image": "photo.jpg", "driving_video": "dance.mp4"}
 _PYCACHE = Path(tempfile.gettempdir()) / f"gateway-tests-pycache-{os.getuid()}"
 """Compiled once for all the processes that are started, whatever the environment says."""
-
-
-def free_port() -> int:
-    """A port that nobody listens on now, below those the kernel gives to clients.
-
-    A client that keeps calling a dead server's port can be given that very port for its own end,
-    connect to itself, and keep the server from coming back.
-    """
-    while True:
-        port = random.SystemRandom().randrange(10_000, 30_000)
-        with socket.socket() as found, suppress(OSError):
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            found.bind(("127.0.0.1", port))
-            return port
 
 
 def until(condition: Callable[[], Any], *, seconds: float, what: str) -> Any:
@@ -118,7 +102,7 @@ class Engine(Process):
 
     def answers(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/system_stats", timeout=2).is_success
+            return httpx.get(f"{self.url}/system_stats", timeout=5).is_success
         except httpx.HTTPError:
             return False
 

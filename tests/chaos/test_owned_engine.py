@@ -14,7 +14,8 @@ import pytest
 
 from app.comfy.supervisor import start_time
 from app.workflows.registry import load_workflows, standin_models
-from tests.chaos.processes import ROOT, Gateway, free_port, until
+from tests.chaos.processes import ROOT, Gateway, until
+from tests.ports import free_port
 
 
 class Owner(Gateway):

@@ -146,6 +146,13 @@ class Serving:
             self.process.stdout.close()
 
 
+def _open_calls(url: str) -> float:
+    """Requests that are being answered, this one included."""
+    text = httpx.get(f"{url}/metrics", timeout=20).text
+    name = "steadydancer_http_requests_in_progress "
+    return float(next(line for line in text.splitlines() if line.startswith(name)).split()[1])
+
+
 @pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGINT])
 def test_the_gateway_ends_at_once_and_in_order_though_somebody_waits(
     tmp_path: Path, which: signal.Signals
@@ -167,12 +174,12 @@ def test_the_gateway_ends_at_once_and_in_order_though_somebody_waits(
             assert any("job.queued" in line for line in lines)
             waiting = threading.Thread(target=wait_long)
             waiting.start()
-            client.system()
+            until(lambda: _open_calls(told["url"]) >= 3, seconds=20, what="both are being answered")
             began = time.monotonic()
             assert serving.end(which) == 0
             assert time.monotonic() - began < 20
             list(lines)  # ends, and is not cut off
-        waiting.join(5)
+        waiting.join(30)
     assert answered == [200]
     assert "Traceback" not in serving.log.read_text()
 

@@ -120,17 +120,13 @@ def compare_stream(
     where = f"{recording.name}, socket {socket}"
     expected = [_essence(names.expected(_content(event))) for event in recorded]
     actual = [_essence(names.actual(event)) for event in received]
-    interrupted = {
-        message["data"]["prompt_id"]
-        for message in expected
-        if message.get("type") == "execution_interrupted"
-    }
+    cut_off = _cut_off(expected)
     if (recording.name, socket) in MID_RUN:
         assert any(_is_step(message) for message in actual), where
         expected = [message for message in expected if not _is_step(message)]
         actual = [message for message in actual if not _is_step(message)]
-    expected = _without_steps(expected, interrupted)
-    actual = _without_steps(actual, interrupted)
+    expected = _without_steps(expected, cut_off)
+    actual = _without_steps(actual, cut_off)
     same(where, _talk(actual), _talk(expected))
     _compare_status(recording, _status(expected), _status(actual), where)
 
@@ -175,8 +171,18 @@ def _is_step(message: Message) -> bool:
     return any(node["state"] == "running" and node["value"] > 0 for node in nodes)
 
 
+def _cut_off(messages: list[Message]) -> set[str]:
+    """Prompts that were interrupted, or whose server was killed: how far they got is a race."""
+
+    def of(*kinds: str) -> set[str]:
+        return {m["data"]["prompt_id"] for m in messages if m.get("type") in kinds}
+
+    ended = of("execution_success", "execution_error")
+    return of("execution_start") - ended
+
+
 def _without_steps(messages: list[Message], prompts: set[str]) -> list[Message]:
-    """An interrupt lands at whichever step comes next."""
+    """An interrupt or a kill lands at whichever step comes next."""
     return [
         message
         for message in messages

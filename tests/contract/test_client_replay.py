@@ -32,7 +32,7 @@ from app.comfy.client import (
 )
 from app.comfy.messages import OutputFile
 from app.comfy.stream import StreamLost
-from tests.chaos.processes import free_port
+from tests.ports import free_port
 
 HERE = Path(__file__).parent
 RECORDINGS = sorted(HERE.glob("transcripts*/*.json"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,19 +22,13 @@ from app.database import Database
 from app.gpu.tables import VramSample
 from app.jobs.tables import Job, JobLabel
 from app.schema import upgrade
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = ROOT / "docs" / "samples"
 NOBODY = "http://127.0.0.1:9"
 SMALL = {"prompt": "a person is dancing", "width": 256, "height": 448, "frames": 33}
 """What takes little time to make."""
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from websockets.sync.client import connect
 from websockets.sync.server import Server, ServerConnection, serve
 
 from tests.docker.programs import program
+from tests.ports import free_port
 
 TEMPLATE = Path(__file__).resolve().parents[2] / "docker" / "proxy.conf.template"
 ADMIN = {"Authorization": "Bearer admin-key"}
@@ -47,12 +48,6 @@ class Asked(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
         """Say nothing."""
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return int(listening.getsockname()[1])
 
 
 def headers_of(connection: ServerConnection, request: Request) -> Response | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 import time
@@ -16,16 +15,11 @@ import pytest
 
 from app.workflows.registry import load_workflows, standin_models
 from tests.clikit import Ended, invoke
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 
 Doctor = Callable[..., Ended]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

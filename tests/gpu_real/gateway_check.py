@@ -26,7 +26,8 @@ sys.path.insert(0, str(ROOT))
 import httpx  # noqa: E402 - the path comes first
 import pynvml  # noqa: E402
 
-from tests.chaos.processes import Gateway, free_port, until  # noqa: E402
+from tests.chaos.processes import Gateway, until  # noqa: E402
+from tests.ports import free_port  # noqa: E402
 
 MIB = 1024 * 1024
 TAKE = """
