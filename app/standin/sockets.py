@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import uuid
 from typing import Any
@@ -68,7 +69,8 @@ class SocketEndpoint:
         """Close every socket, as a proxy between that restarts would."""
         await self._sockets.flush()
         for socket in list(self._open):
-            await socket.close(GOING_AWAY)
+            with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # it went by itself
+                await socket.close(GOING_AWAY)
 
 
 async def _send(socket: WebSocket, kind: str, data: Any) -> None:  # noqa: ANN401 - JSON

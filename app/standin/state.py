@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from starlette.websockets import WebSocketDisconnect
+
 HISTORY_LIMIT = 10_000
 
 
@@ -139,7 +141,11 @@ class Queue:
 
 
 class Socket(Protocol):
-    """What is needed of a websocket."""
+    """What is needed of a websocket.
+
+    Sending to one that has gone raises starlette's `WebSocketDisconnect` when the loss shows in
+    the send itself, and `RuntimeError` after that.
+    """
 
     async def send_text(self, data: str) -> None:
         """Send a text frame."""
@@ -192,7 +198,7 @@ async def _write(socket: Socket, message: str | bytes) -> None:
             await socket.send_text(message)
         else:
             await socket.send_bytes(message)
-    except (RuntimeError, OSError):  # the client has gone; its reader ends by itself
+    except (WebSocketDisconnect, RuntimeError):  # it has gone; its reader ends by itself
         return
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from starlette.websockets import WebSocketDisconnect
 from websockets.asyncio.client import connect
 
+from app.standin.state import Sockets
 from tests.standin.conftest import Engine, engine_in, listening, slow, smoke
 
 CLIENT = "client"
@@ -147,3 +149,31 @@ async def test_a_wish_for_previews_counts_for_one_prompt(engine: Engine) -> None
                 frames.append(await asyncio.wait_for(socket.recv(), 10))
             counts.append(sum(isinstance(frame, bytes) for frame in frames))
     assert counts == [0, 4]
+
+
+class Gone:
+    """A socket whose client was cut off: starlette finds out while it sends."""
+
+    def __init__(self) -> None:
+        self.tried = asyncio.Event()
+
+    async def send_text(self, data: str) -> None:
+        self.tried.set()
+        raise WebSocketDisconnect(code=1006)
+
+    async def send_bytes(self, data: bytes) -> None:
+        raise WebSocketDisconnect(code=1006)
+
+
+async def test_a_client_that_is_cut_off_takes_nothing_from_the_others() -> None:
+    gone = Gone()
+    sockets = Sockets()
+    sockets.sockets["gone"] = gone
+    publisher = asyncio.create_task(sockets.publish())
+    sockets.send("status", {})
+    sockets.send_bytes(b"preview", "gone")
+    async with asyncio.timeout(10):
+        await sockets.flush()
+    assert gone.tried.is_set()
+    assert not publisher.done(), "the stand-in ends when its publisher does"
+    publisher.cancel()
