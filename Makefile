@@ -12,7 +12,7 @@ JOBS ?= 200
 SEED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test lint types check format chaos image openapi samples clean
+.PHONY: help setup demo run test lint types check format chaos bench image openapi samples clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -57,6 +57,9 @@ format: .venv/.done ## Format the code
 
 chaos: .venv/.done ## Kill gateway and engine at random moments: JOBS=200 SEED=...
 	@$(RUN) python -m tests.chaos.campaign --jobs $(JOBS) $(if $(SEED),--seed $(SEED))
+
+bench: .venv/.done ## Measure: ROWS=polls,lists for some, QUICK=1 for small sizes, BENCH_FLAGS=--write-docs
+	@$(RUN) python -m tests.bench $(if $(ROWS),--rows $(ROWS)) $(if $(QUICK),--quick) $(BENCH_FLAGS)
 
 openapi: .venv/.done ## Write docs/openapi.json
 	@$(RUN) steadydancer openapi > docs/openapi.json

@@ -1,0 +1,1 @@
+"""The benchmark, `make bench`: real processes, each figure beside what it compares with."""
