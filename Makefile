@@ -12,7 +12,7 @@ JOBS ?= 200
 SEED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test lint types check format chaos bench image openapi samples clean
+.PHONY: help setup demo run test lint types check format chaos bench soak image openapi samples clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -60,6 +60,9 @@ chaos: .venv/.done ## Kill gateway and engine at random moments: JOBS=200 SEED=.
 
 bench: .venv/.done ## Measure: ROWS=polls,lists for some, QUICK=1 for small sizes, BENCH_FLAGS=--write-docs
 	@$(RUN) python -m tests.bench $(if $(ROWS),--rows $(ROWS)) $(if $(QUICK),--quick) $(BENCH_FLAGS)
+
+soak: .venv/.done ## Thousands of jobs with watchers: JOBS=10000 WATCHERS=50
+	@$(RUN) python -m tests.bench.soak $(if $(filter command line environment,$(origin JOBS)),--jobs $(JOBS)) $(if $(WATCHERS),--watchers $(WATCHERS))
 
 openapi: .venv/.done ## Write docs/openapi.json
 	@$(RUN) steadydancer openapi > docs/openapi.json

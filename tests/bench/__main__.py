@@ -13,12 +13,33 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.bench import polls
+from tests.bench import (
+    deciding,
+    files,
+    footprint,
+    lists,
+    pace,
+    polls,
+    streams,
+    submissions,
+)
 from tests.bench.kit import QUICK, ROOT, Lab, Sizes
 from tests.bench.table import Row, as_json, as_markdown, as_text, write_docs
 
 GROUPS: dict[str, Callable[[Lab], list[Row]]] = {
+    "idle": pace.idle_rows,
+    "added": pace.added_rows,
+    "submissions": submissions.rows,
     "polls": polls.rows,
+    "lists": lists.rows,
+    "streams": streams.rows,
+    "downloads": files.download_rows,
+    "uploads": files.upload_rows,
+    "start": footprint.start_rows,
+    "memory": footprint.memory_rows,
+    "cancel": pace.cancel_rows,
+    "webhooks": pace.webhook_rows,
+    "admission": deciding.rows,
 }
 """The rows by the name that `ROWS` takes, in the order of the table."""
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import http.client
 import json
-import statistics
+import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -30,6 +30,7 @@ SMOKE = {"width": 64, "height": 64, "frames": 5}
 
 ENDED = {"succeeded", "failed", "canceled"}
 _MIB = 1024.0
+PYCACHE = Path(gettempdir()) / f"gateway-tests-pycache-{os.getuid()}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +115,7 @@ class Lab:
     ) -> Iterator[Served]:
         """`steadydancer serve`; with an engine given, it waits until a job could run."""
         directory = directory or self.folder("gateway")
-        child = start(directory, engine_url, **settings)
+        child = start(directory, engine_url, settings=settings)
         with child:
             served = Served(child.announced(seconds=60), pid_of(child), directory)
             if engine_url != NOBODY:
@@ -126,22 +127,26 @@ class Lab:
             yield served
 
 
-def start(directory: Path, engine_url: str, **settings: str) -> Child:
-    """Start a gateway and wait for nothing."""
+def start(
+    directory: Path, engine_url: str, *, port: int = 0, settings: dict[str, str] | None = None
+) -> Child:
+    """Start a gateway, on a free port if none is given, and wait for nothing."""
     return Child(
         name="The gateway",
-        arguments=["-m", "app.cli", "serve", "--port", "0", "--announce"],
+        arguments=["-m", "app.cli", "serve", "--port", str(port), "--announce"],
         log=directory / "gateway.log",
-        environ=environment(
-            **{
-                "GATEWAY_DATA_DIR": str(directory),
-                "GATEWAY_COMFYUI_URLS": engine_url,
-                "GATEWAY_ADMISSION": "off",
-                "GATEWAY_MIN_FREE_BYTES": "0",
-                "GATEWAY_MAX_QUEUED_JOBS": "10000000",
-                **settings,
-            }
-        ),
+        environ=environment()
+        | {
+            "GATEWAY_DATA_DIR": str(directory),
+            "GATEWAY_COMFYUI_URLS": engine_url,
+            "GATEWAY_ADMISSION": "off",
+            "GATEWAY_MIN_FREE_BYTES": "0",
+            "GATEWAY_MAX_QUEUED_JOBS": "10000000",
+            # As where it is installed: compiled once, whatever this environment says.
+            "PYTHONDONTWRITEBYTECODE": "",
+            "PYTHONPYCACHEPREFIX": str(PYCACHE),
+            **(settings or {}),
+        },
     )
 
 
@@ -313,8 +318,3 @@ class MemoryWatch:
             number += 1
             if number % 5 == 0:
                 self.tree_peak = max(self.tree_peak, tree_pss_mib(self._pid))
-
-
-def median(values: Sequence[float]) -> float:
-    """The median."""
-    return statistics.median(values)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlmodel import SQLModel, insert
+from sqlmodel import SQLModel, col, insert
 
 from app.database import Database
 from app.jobs.tables import Job, JobEvent, JobLabel
+from app.media.store import BlobStore, StoredBlob
 from app.media.tables import Artifact, Blob, Chunk
 from app.schema import upgrade
 
@@ -52,6 +54,21 @@ def fill(directory: Path, jobs: int, *, queued: int = 0) -> list[str]:
             _put(connection, JobEvent, [_queued_event(row) for row in some])
     database.close()
     return [row["id"] for row in rows]
+
+
+def store_video(directory: Path, job_id: str, video: Path) -> None:
+    """Make a file a seeded job's video, stored by the product's own store."""
+    database = Database(f"sqlite:///{directory / 'gateway.db'}")
+    database.open()
+    blob = asyncio.run(_stored(database, video))
+    with database.engine.begin() as connection:
+        mine = sa.update(Artifact).where(col(Artifact.job_id) == job_id)
+        connection.execute(mine.values(blob_id=blob.id))
+    database.close()
+
+
+async def _stored(database: Database, video: Path) -> StoredBlob:
+    return await BlobStore(database, now=lambda: datetime.now(UTC)).put_file(video)
 
 
 def _put(connection: sa.Connection, table: type[SQLModel], rows: list[dict[str, Any]]) -> None:
