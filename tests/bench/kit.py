@@ -28,6 +28,9 @@ NOBODY = "http://127.0.0.1:9"
 SMOKE = {"width": 64, "height": 64, "frames": 5}
 """The least that the stand-in is asked to make."""
 
+_IDLE_SECONDS = 2.0
+"""A connection that was idle for longer is not used again: the server ends it after five."""
+
 ENDED = {"succeeded", "failed", "canceled"}
 _MIB = 1024.0
 PYCACHE = Path(gettempdir()) / f"gateway-tests-pycache-{os.getuid()}"
@@ -163,11 +166,16 @@ class Served:
         self.pid = pid
         self.directory = directory
         self._connection: http.client.HTTPConnection | None = None
+        self._used = 0.0
 
     def call(
         self, method: str, path: str, body: Any = None, **headers: str
     ) -> tuple[int, dict[str, str], bytes]:
         """One call: status, headers in lowercase, body."""
+        now = time.monotonic()
+        if self._connection is not None and now - self._used > _IDLE_SECONDS:
+            self._connection.close()
+            self._connection = None
         if self._connection is None:
             self._connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=120)
         data = json.dumps(body).encode() if isinstance(body, dict) else body
@@ -177,7 +185,9 @@ class Served:
             self._connection.request(method, path, data, headers)
             answer = self._connection.getresponse()
             found = {name.lower(): value for name, value in answer.getheaders()}
-            return answer.status, found, answer.read()
+            text = answer.read()
+            self._used = time.monotonic()
+            return answer.status, found, text
         except (OSError, http.client.HTTPException):
             self._connection.close()
             self._connection = None
