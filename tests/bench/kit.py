@@ -187,11 +187,11 @@ class Served:
             found = {name.lower(): value for name, value in answer.getheaders()}
             text = answer.read()
             self._used = time.monotonic()
-            return answer.status, found, text
         except (OSError, http.client.HTTPException):
             self._connection.close()
             self._connection = None
             raise
+        return answer.status, found, text
 
     def json(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
         """One call that must succeed, and its JSON."""
