@@ -10,8 +10,9 @@ Usage: build-local.sh [--dry-run] [--target gateway|cpu] [--no-run] [--keep]
 
 Root, Debian 12: needs buildah, debootstrap, util-linux, procps, curl (apt-get install them). A Debian base
 made by debootstrap is the build argument SMALL_BASE, its Python 3.11 the gateway's. Then the cpu
-target is started under tini as user 1000 in a pid namespace of its own, the functional test runs
-inside, and SIGTERM must end it within 10 s.
+target is started under tini in a pid namespace of its own, twice: as user 1000, and as root over a
+folder that belongs to root, which is RunPod's way. Each time its gateway must run as user 1000, the
+functional test must pass inside, and SIGTERM must end it within 10 s.
 
   --target   Build only this one. Default: both; cpu is started.
   --no-run   Build only.
@@ -99,17 +100,18 @@ free_port() { # FROM
   printf '%s\n' "$port"
 }
 
-try_cpu() {
-  local container mount port page engine began code
+try_cpu() { # USER OWNER-OF-THE-DATA
+  local user=$1 container mount port page engine began code key tini owner
+  say "--- started as user $user; the data folder belongs to user $2"
   container=$("${store[@]}" from --pull-never --isolation chroot localhost/steadydancer-cpu)
   mount=$("${store[@]}" mount "$container")
   # The namespace is one of processes: ports are the host's, and others may have taken some.
   port=$(free_port 18000) page=$(free_port $((port + 1))) engine=$(free_port $((page + 1)))
-  install -d -o 1000 -g 1000 "$mount/data"
-  # The image's own entry point, command, user and environment, as PID 1 of its own namespace.
+  install -d -o "$2" -g "$2" "$mount/volume"
+  # The image's own entry point, command and environment, as PID 1 of its own namespace.
   unshare --pid --fork --mount --mount-proc="$mount/proc" -- \
-    chroot --userspec=1000:1000 "$mount" /usr/bin/env -i PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin \
-    IMAGE_KIND=cpu DATA_DIR=/data GATEWAY_PORT="$port" PAGE_PORT="$page" HOME=/home/gateway \
+    chroot --userspec="$user:$user" "$mount" /usr/bin/env -i PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin \
+    IMAGE_KIND=cpu DATA_DIR=/volume GATEWAY_PORT="$port" PAGE_PORT="$page" HOME=/ \
     GATEWAY_COMFYUI_URLS="http://127.0.0.1:$engine" PYTHONUNBUFFERED=1 \
     /usr/bin/tini -- /opt/gateway/bin/start.sh >"$work/gateway.log" 2>&1 &
   inside=$!
@@ -119,14 +121,14 @@ try_cpu() {
     die "$EXIT_FAILED" "the gateway did not answer in 60 s"
   fi
   say "answers after $((SECONDS - began)) s"
-  local key
+  tini=$(pgrep -P "$inside" -x tini)
+  owner=$(stat -c %u "/proc/$(pgrep -P "$tini")")
+  [[ $owner == 1000 ]] || die "$EXIT_FAILED" "the gateway runs as user $owner"
   key=$(sed -n 's/^The first admin key.*: //p' "$work/gateway.log")
   [[ -n $key ]] || die "$EXIT_FAILED" "no first key was printed"
   chroot --userspec=1000:1000 "$mount" /usr/bin/env -i PATH=/usr/local/bin:/usr/bin:/bin HOME=/tmp \
     STEADYDANCER_URL="http://127.0.0.1:$port" STEADYDANCER_KEY="$key" PAGE_URL="http://127.0.0.1:$page" \
     /opt/gateway/bin/functional-test.sh || { tail -n 40 "$work/gateway.log" >&2; exit "$EXIT_FAILED"; }
-  local tini
-  tini=$(pgrep -P "$inside" -x tini)
   began=$(date +%s%N)
   kill -TERM "$tini"
   code=0
@@ -134,11 +136,13 @@ try_cpu() {
   inside=
   say "stopped with exit code $code after $((($(date +%s%N) - began) / 1000000)) ms"
   ((($(date +%s%N) - began) < 10000000000 && code == 0)) || die "$EXIT_FAILED" "no clean stop"
-  local owner
-  owner=$(stat -c %u "$mount/data/gateway/gateway.db")
-  [[ $owner == 1000 ]] || die "$EXIT_FAILED" "the database belongs to user $owner"
+  owner=$(find "$mount/volume" ! -uid 1000 | head -n 3)
+  [[ -z $owner ]] || die "$EXIT_FAILED" "not user 1000's: $owner"
 }
 
 make_base
 for target in "${targets[@]}"; do build "$target"; done
-if $start && ! $DRY_RUN && [[ " ${targets[*]} " == *" cpu "* ]]; then try_cpu; fi
+if $start && ! $DRY_RUN && [[ " ${targets[*]} " == *" cpu "* ]]; then
+  try_cpu 1000 1000
+  try_cpu 0 0
+fi

@@ -55,8 +55,9 @@ auth=()
 if [[ -n ${STEADYDANCER_KEY-} ]]; then auth=(-H "Authorization: Bearer $STEADYDANCER_KEY"); fi
 
 can_run() { # WORKFLOW
-  curl -fsS -m 10 "${auth[@]}" "$url/v1/workflows/$1" 2>/dev/null | tr -d '[:space:]' |
-    grep -q '"available":true'
+  local answer
+  answer=$(curl -fsS -m 10 "${auth[@]}" "$url/v1/workflows/$1" 2>/dev/null) || return 1
+  [[ ${answer//[[:space:]]/} == *'"available":true'* ]]
 }
 
 try() { # WORKFLOW [OPTION...]

@@ -14,7 +14,9 @@ Usage: rollback.sh --image IMAGE [--backup FILE] [--dry-run]
             (such as /data/gateway/backups/before.db). Needed where the upgrade changed the
             database: an older gateway refuses a newer one. Jobs made since are not in it.
   --pod     A RunPod pod: its image is replaced (runpodctl pod update); what is not on its volume
-            is lost. Restore a backup in it first.
+            is lost. Where the upgrade changed the database, say in the pod's terminal first which
+            backup the earlier gateway shall start from:
+            echo FILE >/workspace/steadydancer/gateway/restore-at-start
 
 The image is looked for before anything is stopped. COMPOSE_FILE: default docker-compose.zr4.yml
 beside this script. READY_SECONDS (default 120): patience afterwards.
@@ -40,7 +42,7 @@ done
 [[ -n $image ]] || { usage >&2; exit "$EXIT_USAGE"; }
 
 if [[ -n $pod ]]; then
-  [[ -z $backup ]] || die "$EXIT_USAGE" "restore the backup in the pod first: steadydancer db restore"
+  [[ -z $backup ]] || die "$EXIT_USAGE" "name the backup in the pod, in gateway/restore-at-start: see --help"
   $DRY_RUN || need runpodctl
   run runpodctl pod update "$pod" --image "$image"
   exit "$EXIT_OK"
@@ -65,4 +67,4 @@ if ! wait_for "$url/healthz" "${READY_SECONDS:-120}"; then
   "${compose[@]}" logs --tail 40 gateway >&2 || true
   die "$EXIT_FAILED" "the gateway does not answer"
 fi
-say "$image runs"
+say "$image runs. It stays the one that is started only if docker/.env says IMAGE=$image"

@@ -20,7 +20,7 @@ Usage: runpod-create.sh --image IMAGE [option...]
   --env NAME=VALUE         Repeatable. Secrets: NAME={{ RUNPOD_SECRET_name }}
   --dry-run                Print the command; make nothing.
 
-Needs runpodctl 2 and jq. Ports 8000 (gateway) and 8188 (ComfyUI's page, admin keys only) get
+Needs jq and a runpodctl 2 that knows the options above. Ports 8000 (gateway) and 8188 (ComfyUI's page, admin keys only) get
 public URLs; the first admin key is in the pod's log, once.
 
 Exit codes: 0 made; 1 refused; 2 wrong usage.
@@ -85,5 +85,11 @@ if ! $DRY_RUN; then
   if ! [[ $version =~ v?([0-9]+)\.[0-9]+\.[0-9]+ ]] || ((BASH_REMATCH[1] < 2)); then
     die "$EXIT_FAILED" "runpodctl 2 or newer is needed; this is: ${version:-unknown}"
   fi
+  # The first versions 2 lack some of these, and would make a pod without its volume.
+  known=$(runpodctl pod create --help 2>&1 || true)
+  for word in "${command[@]}"; do
+    [[ $word == --[a-z]* ]] || continue
+    [[ $known == *"$word "* ]] || die "$EXIT_FAILED" "this runpodctl ($version) has no $word: get a newer one"
+  done
 fi
 run "${command[@]}"

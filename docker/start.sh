@@ -22,6 +22,9 @@ Reads (all optional; .env.example has more):
   PAGE_PORT        Default 8188.
   GATEWAY_*        The gateway's settings; what is set is left as it is.
 
+Started as root (as the image is, where no user is given), it gives DATA_DIR to user 1000 and goes on
+as that user. A file DATA_DIR/gateway/restore-at-start that names a backup has that put back first, once.
+
 Exit codes: 1 this machine cannot run it (said in words); 2 wrong usage; otherwise the gateway's.
 TEXT
 }
@@ -122,19 +125,31 @@ settle() {
   export DOWNLOAD_MODELS=${DOWNLOAD_MODELS:-$([[ $kind == gpu ]] && echo true || echo false)}
 }
 
+# Root only gives DATA_DIR away, for RunPod's volumes belong to root; all else is done as user 1000.
+leave_root() { # ARGUMENT...: those of this script, which starts again
+  local folder
+  [[ $(id -u) == 0 ]] || return 0
+  (($#)) || mkdir -p "$DATA_DIR" 2>/dev/null || true
+  for folder in "$DATA_DIR" "$DATA_DIR"/{gateway,models,comfyui,hf}; do
+    if [[ -d $folder && $(stat -c %u "$folder") == 0 ]]; then
+      chown 1000:1000 "$folder" 2>/dev/null || warn "$folder cannot be given to user 1000"
+    fi
+  done
+  export HOME=/home/gateway
+  exec setpriv --reuid 1000 --regid 1000 --clear-groups --no-new-privs "$0" "$@"
+}
+
 lay_out() {
   local folder
   mkdir -p "$DATA_DIR" 2>/dev/null || true
-  if [[ $(id -u) == 0 ]]; then
-    # Started as root only to make a root-owned volume usable; nothing else runs as root.
-    chown 1000:1000 "$DATA_DIR"
-    exec setpriv --reuid 1000 --regid 1000 --clear-groups "$0"
-  fi
-  if ! [[ -d $DATA_DIR && -w $DATA_DIR ]]; then
-    die "$EXIT_FAILED" "$DATA_DIR cannot be written by user $(id -u). Give it to that user" \
-      "(chown 1000:1000), name another folder with DATA_DIR, or start the container once as root" \
-      "(docker run --user 0), which gives it away and goes on as user 1000."
-  fi
+  for folder in "$DATA_DIR" "$DATA_DIR"/{gateway,models,comfyui,hf}; do
+    [[ $folder == "$DATA_DIR" || -e $folder ]] || continue
+    if ! [[ -d $folder && -w $folder ]]; then
+      die "$EXIT_FAILED" "$folder cannot be written by user $(id -u). Give it to that user" \
+        "(chown -R 1000:1000), name another folder with DATA_DIR, or start the container as root" \
+        "(without --user), which gives it away and goes on as user 1000."
+    fi
+  done
   for folder in gateway/etc gateway/proxy comfyui/{input,output,user} models hf; do
     mkdir -p "$DATA_DIR/$folder"
   done
@@ -160,14 +175,34 @@ bring_models() {
   ("$(dirname "$0")/download_models.sh" &)
 }
 
+# --- the database of an earlier time ---------------------------------------------------------------
+
+# Asked for by a file, for a pod has no other moment at which its gateway does not run.
+restore_if_asked() {
+  local request=$GATEWAY_DATA_DIR/restore-at-start copy
+  [[ -f $request ]] || return 0
+  copy=$(head -n 1 "$request")
+  warn "putting back $copy, as $request says"
+  "$home/venv/bin/steadydancer" db restore "$copy" ||
+    die "$EXIT_FAILED" "$copy was not put back. Remove $request to start without it."
+  mv "$request" "$request.done"
+}
+
 settle
-if ((${#other[@]})); then exec "${other[@]}"; fi
 if $DRY_RUN; then
   env | grep -E '^(GATEWAY_|DATA_DIR|LOW_VRAM|DOWNLOAD_MODELS|PAGE_PORT|HF_HOME|IMAGE_KIND)' | sort
   exit "$EXIT_OK"
 fi
+if ((${#other[@]})); then
+  leave_root --exec "${other[@]}"
+  exec "${other[@]}"
+fi
+leave_root
 lay_out
-bring_models
-# A key for the pod itself; neither the gateway nor foreign node packs have any use for it.
+restore_if_asked
+# A key for the pod itself, and one for the Hub: neither the gateway nor foreign node packs have any
+# use for them.
 unset RUNPOD_API_KEY
+bring_models
+unset HF_TOKEN
 exec "$home/venv/bin/steadydancer" serve

@@ -8,6 +8,10 @@ setup() {
   mkdir -p "$BIN"
   : >"$CALLS"
   PATH=$BIN:$PATH
+  # Not root, whoever runs the tests.
+  printf '#!/bin/sh\necho 1000\n' >"$BIN/id"
+  chmod +x "$BIN/id"
+  export READY_SECONDS=1
   unset GATEWAY_HOST GATEWAY_PORT GATEWAY_DATA_DIR GATEWAY_WORKFLOW_OVERRIDES LOW_VRAM DATA_DIR
   cd "$BATS_TEST_TMPDIR" || return 1
 }
@@ -132,18 +136,15 @@ image_home() { # an image's folders, with a gateway that says what it got
   export IMAGE_HOME=$BATS_TEST_TMPDIR/home
   mkdir -p "$IMAGE_HOME/venv/bin" "$IMAGE_HOME/etc"
   cp "$DOCKER_DIR"/*.template "$DOCKER_DIR/comfyui-arguments.txt" "$IMAGE_HOME/etc/"
-  printf '#!/bin/sh\necho "gateway pid $$: $*"\nenv | grep -c ^RUNPOD_API_KEY || true\n' \
+  printf '#!/bin/sh\necho "gateway pid $$: $*"\nenv | grep -cE "^(RUNPOD_API_KEY|HF_TOKEN)=" || true\n' \
     >"$IMAGE_HOME/venv/bin/steadydancer"
   chmod +x "$IMAGE_HOME/venv/bin/steadydancer"
-  # Not root, so that it goes on as it is.
-  printf '#!/bin/sh\necho 1000\n' >"$BIN/id"
-  chmod +x "$BIN/id"
 }
 
-@test "it lays the data out, becomes the gateway, and hands the pod's key to nobody" {
+@test "it lays the data out, becomes the gateway, and hands no foreign key on" {
   image_home
   card 16376
-  export DATA_DIR=$BATS_TEST_TMPDIR/data DOWNLOAD_MODELS=false RUNPOD_API_KEY=secret
+  export DATA_DIR=$BATS_TEST_TMPDIR/data DOWNLOAD_MODELS=false RUNPOD_API_KEY=secret HF_TOKEN=secret
   "$DOCKER_DIR/start.sh" >"$BATS_TEST_TMPDIR/out" &
   pid=$!
   wait "$pid"
@@ -152,6 +153,57 @@ image_home() { # an image's folders, with a gateway that says what it got
   [ -d "$DATA_DIR/models" ] && [ -d "$DATA_DIR/comfyui/input" ] && [ -d "$DATA_DIR/gateway" ]
   grep -q "base_path: $DATA_DIR/models" "$DATA_DIR/gateway/etc/extra_model_paths.yaml"
   ! grep -q '@' "$DATA_DIR/gateway/etc/proxy.conf"
+}
+
+@test "root gives the data folder and the volumes in it away, and starts again as user 1000" {
+  image_home
+  card 16376
+  printf '#!/bin/sh\necho 0\n' >"$BIN/id"
+  stand_in stat 'echo 0'
+  stand_in chown
+  stand_in setpriv
+  export DATA_DIR=$BATS_TEST_TMPDIR/data
+  mkdir -p "$DATA_DIR/models"
+  run "$DOCKER_DIR/start.sh"
+  [ "$status" -eq 0 ]
+  grep -qx "chown 1000:1000 $DATA_DIR" "$CALLS"
+  grep -qx "chown 1000:1000 $DATA_DIR/models" "$CALLS"
+  grep -qx "setpriv --reuid 1000 --regid 1000 --clear-groups --no-new-privs $DOCKER_DIR/start.sh" "$CALLS"
+  [[ $output != *"gateway pid"* ]]
+}
+
+@test "root's command line becomes user 1000's too, and makes no folder" {
+  printf '#!/bin/sh\necho 0\n' >"$BIN/id"
+  stand_in setpriv
+  IMAGE_KIND=gateway DATA_DIR=$BATS_TEST_TMPDIR/none run "$DOCKER_DIR/start.sh" --exec steadydancer models list
+  [ "$status" -eq 0 ]
+  grep -q "start.sh --exec steadydancer models list" "$CALLS"
+  [ ! -e "$BATS_TEST_TMPDIR/none" ]
+}
+
+@test "a database is put back before the gateway starts, when a file asks for it, and once" {
+  image_home
+  card 16376
+  export DATA_DIR=$BATS_TEST_TMPDIR/data DOWNLOAD_MODELS=false
+  mkdir -p "$DATA_DIR/gateway"
+  echo /v/before.db >"$DATA_DIR/gateway/restore-at-start"
+  run "$DOCKER_DIR/start.sh"
+  [ "$status" -eq 0 ]
+  [[ $output == *"db restore /v/before.db"*": serve"* ]]
+  run "$DOCKER_DIR/start.sh"
+  [[ $output != *"db restore"* && $output == *": serve"* ]]
+}
+
+@test "a database that cannot be put back keeps the gateway from starting" {
+  image_home
+  card 16376
+  export DATA_DIR=$BATS_TEST_TMPDIR/data DOWNLOAD_MODELS=false
+  mkdir -p "$DATA_DIR/gateway"
+  echo /v/before.db >"$DATA_DIR/gateway/restore-at-start"
+  printf '#!/bin/sh\necho "$*"\nexit 1\n' >"$IMAGE_HOME/venv/bin/steadydancer"
+  run "$DOCKER_DIR/start.sh"
+  [ "$status" -eq 1 ]
+  [[ $output == *"restore-at-start"* && $output != *serve* ]]
 }
 
 @test "a data folder that cannot be written is explained" {
@@ -227,6 +279,43 @@ image_home() { # an image's folders, with a gateway that says what it got
   grep -qx "steadydancer models download --dry-run --variant q6_k" "$CALLS"
   run "$DOCKER_DIR/download_models.sh" --verify --models-dir /m
   grep -qx "steadydancer models verify --models-dir /m" "$CALLS"
+}
+
+# --- flash-attn.sh -------------------------------------------------------------------------------
+
+wheel_server() { # a folder with a wheel, and the address it would be served at
+  mkdir -p "$BATS_TEST_TMPDIR/served"
+  echo "not quite a wheel" >"$BATS_TEST_TMPDIR/served/wheel"
+  export FLASH_ATTN_URL=file://$BATS_TEST_TMPDIR/served/wheel
+  SHA=$(sha256sum "$BATS_TEST_TMPDIR/served/wheel" | cut -d ' ' -f 1)
+}
+
+@test "flash-attn without a hash ends the build in words, and 0 leaves it out" {
+  run "$DOCKER_DIR/build/flash-attn.sh" fetch 1 "" wheels
+  [ "$status" -eq 1 ]
+  [[ $output == *"WITH_FLASH_ATTN=0"* ]]
+  run "$DOCKER_DIR/build/flash-attn.sh" fetch 0 "" wheels
+  [ "$status" -eq 0 ]
+  UV=false run "$DOCKER_DIR/build/flash-attn.sh" install wheels
+  [ "$status" -eq 0 ]
+}
+
+@test "the wheel's hash is printed, and what was printed is taken" {
+  wheel_server
+  run "$DOCKER_DIR/build/flash-attn.sh" --hash
+  [ "$output" = "$SHA" ]
+  run "$DOCKER_DIR/build/flash-attn.sh" fetch 1 "$SHA" wheels
+  [ "$status" -eq 0 ]
+  stand_in uv
+  UV=uv CONSTRAINTS=c run "$DOCKER_DIR/build/flash-attn.sh" install wheels
+  grep -q -- "--no-index --require-hashes --no-deps -c c -r wheels/flash-attn.lock" "$CALLS"
+}
+
+@test "another wheel than the hash's is not taken" {
+  wheel_server
+  run "$DOCKER_DIR/build/flash-attn.sh" fetch 1 "${SHA//[0-9]/0}" wheels
+  [ "$status" -eq 1 ]
+  [ ! -e wheels/flash-attn.lock ]
 }
 
 # --- preflight.sh --------------------------------------------------------------------------------
@@ -363,8 +452,22 @@ T'
   ! grep -q create "$CALLS"
 }
 
+new_runpodctl='case "$*" in
+  version) echo "runpodctl 2.7.2" ;;
+  *--help) echo "--name --image --gpu-id --gpu-count --cloud-type --container-disk-in-gb --volume-in-gb
+    --volume-mount-path --ports --env --min-cuda-version --network-volume-id --registry-auth-id " ;;
+esac'
+
+@test "an early runpodctl 2 that lacks an option makes no pod" {
+  stand_in runpodctl "${new_runpodctl/--network-volume-id }"
+  run "$DOCKER_DIR/runpod-create.sh" --image ghcr.io/o/i:1.2 --network-volume nv1
+  [ "$status" -eq 1 ]
+  [[ $output == *"--network-volume-id"* ]]
+  ! grep -q "create --name" "$CALLS"
+}
+
 @test "a network volume takes the place of the volume disk" {
-  stand_in runpodctl '[[ $1 == version ]] && echo "runpodctl 2.7.2"; true'
+  stand_in runpodctl "$new_runpodctl"
   run "$DOCKER_DIR/runpod-create.sh" --image ghcr.io/o/i@sha256:abc --network-volume nv1
   [ "$status" -eq 0 ]
   grep -q -- "--network-volume-id nv1" "$CALLS"
