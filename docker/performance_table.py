@@ -44,6 +44,8 @@ def loading_and_step(events: list[dict[str, Any]]) -> tuple[float | None, float 
     """Seconds until sampling began, and seconds per step once it did."""
     began: float | None = None
     sampling: float | None = None
+    sampled: float | None = None
+    total: int | None = None
     steps: list[tuple[float, int]] = []
     for event in events:
         at, said = moment(event), facts(event)
@@ -54,14 +56,21 @@ def loading_and_step(events: list[dict[str, Any]]) -> tuple[float | None, float 
             began = at
         if phase == "sampling" and sampling is None:
             sampling = at
-        progress = said.get("progress")
-        step = progress.get("step") if isinstance(progress, dict) else said.get("step")
-        if isinstance(step, int):
-            steps.append((at, step))
+        elif phase is not None and sampling is not None and sampled is None:
+            sampled = at
+        inner = said.get("progress")
+        progress = inner if isinstance(inner, dict) else said
+        if isinstance(progress.get("step"), int):
+            steps.append((at, progress["step"]))
+        if isinstance(progress.get("steps"), int):
+            total = progress["steps"]
     load = None if began is None or sampling is None else sampling - began
-    if len(steps) < 2 or steps[-1][1] == steps[0][1]:
-        return load, None
-    return load, (steps[-1][0] - steps[0][0]) / (steps[-1][1] - steps[0][1])
+    if len(steps) >= 2 and steps[-1][1] > steps[0][1]:
+        return load, (steps[-1][0] - steps[0][0]) / (steps[-1][1] - steps[0][1])
+    # Steps faster than the log is written: the whole of the sampling over their number.
+    if sampling is not None and sampled is not None and total:
+        return load, (sampled - sampling) / total
+    return load, None
 
 
 def row(path: Path) -> list[str]:

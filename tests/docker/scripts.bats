@@ -427,6 +427,18 @@ T'
   [[ $output == *"8.0 s"* && $output == *"2.0 s"* && $output == *"14,100 MiB"* && $output == *"12,345 bytes"* ]]
 }
 
+@test "steps faster than the event log are counted over the whole of the sampling" {
+  stand_in steadydancer 'echo "{\"id\": \"j\", \"usage\": {}, \"artifacts\": []}"'
+  stand_in curl 'cat <<T
+data: {"type": "job.phase", "at": "2026-01-01T00:00:00Z", "data": {"phase": "sampling"}}
+data: {"type": "job.progress", "at": "2026-01-01T00:00:01Z", "data": {"fraction": 0.5, "step": 2, "steps": 4}}
+data: {"type": "job.phase", "at": "2026-01-01T00:00:02Z", "data": {"phase": "decoding"}}
+T'
+  run "$DOCKER_DIR/performance-report.sh" --runs 1
+  [ "$status" -eq 0 ]
+  [[ $output == *"0.5 s"* ]]
+}
+
 # --- runpod-create.sh ----------------------------------------------------------------------------
 
 @test "an image without a version, or :latest, is refused" {
