@@ -90,7 +90,7 @@ def _cases(served: Served, ids: list[str], jobs: int) -> list[_Case]:
             [],
         ),
         _Case(
-            f"polls 200, any job; {said}",
+            f"polls 200, {min(jobs, _MANY):,} different jobs in turn; {said}",
             served.url,
             [get(f"/v1/jobs/{one}") for one in many],
             200,

@@ -43,7 +43,7 @@ def _row(clients: int, rates: list[float], latencies: list[float], raw: list[flo
     if clients == 16:
         goal = Goal("≥ 400/s, p99 ≤ 60 ms", rate.median >= 400 and high <= 60)
     return Row(
-        name=f"durable submissions, {clients} clients",
+        name=f"durable submissions, {clients} client{'s' if clients > 1 else ''}",
         figure=rate,
         versus="SQLite's own commits, one writer",
         versus_figure=spread_of(raw, "/s"),
