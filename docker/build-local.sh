@@ -126,8 +126,8 @@ try_cpu() { # USER OWNER-OF-THE-DATA
   [[ $owner == 1000 ]] || die "$EXIT_FAILED" "the gateway runs as user $owner"
   key=$(sed -n 's/^The first admin key.*: //p' "$work/gateway.log")
   [[ -n $key ]] || die "$EXIT_FAILED" "no first key was printed"
-  chroot --userspec=1000:1000 "$mount" /usr/bin/env -i PATH=/usr/local/bin:/usr/bin:/bin HOME=/tmp \
-    STEADYDANCER_URL="http://127.0.0.1:$port" STEADYDANCER_KEY="$key" PAGE_URL="http://127.0.0.1:$page" \
+  chroot --userspec="$user:$user" "$mount" /usr/bin/env -i PATH=/usr/local/bin:/usr/bin:/bin HOME=/ \
+    IMAGE_KIND=cpu STEADYDANCER_URL="http://127.0.0.1:$port" STEADYDANCER_KEY="$key" PAGE_URL="http://127.0.0.1:$page" \
     /opt/gateway/bin/functional-test.sh || { tail -n 40 "$work/gateway.log" >&2; exit "$EXIT_FAILED"; }
   began=$(date +%s%N)
   kill -TERM "$tini"

@@ -4,6 +4,7 @@
 set -Eeuo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$0")/lib.sh"
+leave_root "$@"
 
 usage() {
   cat <<'TEXT'

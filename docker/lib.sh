@@ -21,6 +21,13 @@ need() { # COMMAND...
   ((${#missing[@]} == 0)) || die "$EXIT_FAILED" "not installed: ${missing[*]}"
 }
 
+# In the image, where a terminal may be root's: goes on as user 1000, whose the data is.
+leave_root() { # ARGUMENT...: those of the script, which starts again
+  [[ -n ${IMAGE_KIND-} && $(id -u) == 0 ]] || return 0
+  export HOME=/home/gateway
+  exec setpriv --reuid 1000 --regid 1000 --clear-groups --no-new-privs "$0" "$@"
+}
+
 # Runs a command, or prints it where DRY_RUN is true.
 run() {
   if ${DRY_RUN:-false}; then

@@ -125,18 +125,16 @@ settle() {
   export DOWNLOAD_MODELS=${DOWNLOAD_MODELS:-$([[ $kind == gpu ]] && echo true || echo false)}
 }
 
-# Root only gives DATA_DIR away, for RunPod's volumes belong to root; all else is done as user 1000.
-leave_root() { # ARGUMENT...: those of this script, which starts again
+# All that root does: RunPod's volumes are root's.
+give_away() {
   local folder
   [[ $(id -u) == 0 ]] || return 0
-  (($#)) || mkdir -p "$DATA_DIR" 2>/dev/null || true
+  mkdir -p "$DATA_DIR" 2>/dev/null || true
   for folder in "$DATA_DIR" "$DATA_DIR"/{gateway,models,comfyui,hf}; do
     if [[ -d $folder && $(stat -c %u "$folder") == 0 ]]; then
       chown 1000:1000 "$folder" 2>/dev/null || warn "$folder cannot be given to user 1000"
     fi
   done
-  export HOME=/home/gateway
-  exec setpriv --reuid 1000 --regid 1000 --clear-groups --no-new-privs "$0" "$@"
 }
 
 lay_out() {
@@ -197,6 +195,7 @@ if ((${#other[@]})); then
   leave_root --exec "${other[@]}"
   exec "${other[@]}"
 fi
+give_away
 leave_root
 lay_out
 restore_if_asked

@@ -102,8 +102,10 @@ def test_it_runs_under_tini_with_a_health_check_and_start_sh_becomes_user_1000()
     assert len(of_kind("HEALTHCHECK")) == 2
     script = (DOCKER / "start.sh").read_text(encoding="utf-8")
     last = [line.strip() for line in script.partition("\nsettle\n")[2].splitlines()]
-    assert last.index("leave_root") < last.index("lay_out") < last.index("bring_models")
-    assert "setpriv --reuid 1000 --regid 1000 --clear-groups --no-new-privs" in script
+    assert last.index("give_away") < last.index("leave_root") < last.index("lay_out")
+    assert last.index("lay_out") < last.index("bring_models")
+    shared = (DOCKER / "lib.sh").read_text(encoding="utf-8")
+    assert "setpriv --reuid 1000 --regid 1000 --clear-groups --no-new-privs" in shared
 
 
 def test_each_folder_that_compose_mounts_is_in_the_image_and_user_1000s() -> None:
