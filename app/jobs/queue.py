@@ -15,17 +15,24 @@ from typing import Any, cast
 
 import sqlalchemy as sa
 from sqlalchemy.engine import CursorResult
-from sqlmodel import Session, col, select
+from sqlmodel import Session, SQLModel, col, select
 from uuid_utils import compat as uuids
 
 from app.errors import FAILURES, IdempotencyMismatch
 from app.jobs.states import MOVES, Caps, GiveUp, Loss, Losses, Move, Status, after_loss
-from app.jobs.tables import Attempt, IdempotencyKey, Job, JobEvent, JobInput, JobLabel
+from app.jobs.tables import Attempt, IdempotencyKey, Job
 from app.media.tables import Artifact
 from app.webhooks import outbox
 from app.wire import EventType, VramWait
 
 _NOISE_MIB = 128
+
+# Made once, and run without mapped objects: a submission is made of five of them.
+_JOBS = sa.insert(SQLModel.metadata.tables["job"])
+_LABELS = sa.insert(SQLModel.metadata.tables["job_label"])
+_INPUTS = sa.insert(SQLModel.metadata.tables["job_input"])
+_KEYS = sa.insert(SQLModel.metadata.tables["idempotency_key"])
+_EVENTS = sa.insert(SQLModel.metadata.tables["job_event"])
 
 WEBHOOK_EVENTS = frozenset({"job.running", "job.succeeded", "job.failed", "job.canceled"})
 
@@ -146,44 +153,46 @@ def submit(session: Session, new: NewJob, *, now: datetime) -> Submitted:
         if earlier is not None:
             return Submitted(earlier, replayed=True)
     job_id = str(uuids.uuid7())
-    session.add(
-        Job(
-            id=job_id,
-            owner=new.owner,
-            workflow=new.workflow,
-            status=Status.QUEUED,
-            phase="waiting_for_turn",
-            priority=new.priority,
-            batch_id=new.batch_id,
-            request=dict(new.request),
-            labels=dict(new.labels),
-            warnings=list(new.warnings),
-            webhook=dict(new.webhook) if new.webhook is not None else None,
-            shape=new.shape,
-            formula_mib=new.formula_mib,
-            low_memory_shape=new.low_memory_shape,
-            low_memory_mib=new.low_memory_mib,
-            created_at=now,
-            max_queue_seconds=new.max_queue_seconds,
-            queue_deadline=_deadline(new.max_queue_seconds, now),
-            max_run_seconds=new.max_run_seconds,
-        )
+    insert = session.connection().execute
+    insert(
+        _JOBS,
+        {
+            "id": job_id,
+            "owner": new.owner,
+            "workflow": new.workflow,
+            "status": Status.QUEUED,
+            "phase": "waiting_for_turn",
+            "priority": new.priority,
+            "batch_id": new.batch_id,
+            "request": dict(new.request),
+            "labels": dict(new.labels),
+            "warnings": list(new.warnings),
+            "webhook": dict(new.webhook) if new.webhook is not None else None,
+            "shape": new.shape,
+            "formula_mib": new.formula_mib,
+            "low_memory_shape": new.low_memory_shape,
+            "low_memory_mib": new.low_memory_mib,
+            "created_at": now,
+            "max_queue_seconds": new.max_queue_seconds,
+            "queue_deadline": _deadline(new.max_queue_seconds, now),
+            "max_run_seconds": new.max_run_seconds,
+        },
     )
-    session.flush()
-    for key, value in new.labels.items():
-        session.add(JobLabel(job_id=job_id, key=key, value=value))
-    for name, upload_id in new.inputs.items():
-        session.add(JobInput(job_id=job_id, field=name, upload_id=upload_id))
-    if new.idempotency is not None:
-        session.add(
-            IdempotencyKey(
-                owner=new.owner or "",
-                key=new.idempotency.key,
-                body_sha256=new.idempotency.body_sha256,
-                job_id=job_id,
-                created_at=now,
-            )
+    if new.labels:
+        labels = new.labels.items()
+        insert(_LABELS, [{"job_id": job_id, "key": key, "value": value} for key, value in labels])
+    if new.inputs:
+        inputs = new.inputs.items()
+        insert(
+            _INPUTS, [{"job_id": job_id, "field": name, "upload_id": id_} for name, id_ in inputs]
         )
+    if new.idempotency is not None:
+        key = {
+            "owner": new.owner or "",
+            "key": new.idempotency.key,
+            "body_sha256": new.idempotency.body_sha256,
+        }
+        insert(_KEYS, {**key, "job_id": job_id, "created_at": now})
     _log(session, job_id, "job.queued", {}, now=now)
     for warning in new.warnings:
         _log(session, job_id, "job.warning", {"detail": warning}, now=now)
@@ -637,7 +646,8 @@ def _log(
     session: Session, job_id: str, kind: EventType, data: Mapping[str, Any], *, now: datetime
 ) -> None:
     """Write the event, and the webhook message if the job asked for one of this kind."""
-    session.add(JobEvent(job_id=job_id, type=kind, at=now, data=dict(data)))
+    event = {"job_id": job_id, "type": kind, "at": now, "data": dict(data)}
+    session.connection().execute(_EVENTS, event)
     if kind not in WEBHOOK_EVENTS:
         return
     owner, webhook = session.exec(select(Job.owner, Job.webhook).where(col(Job.id) == job_id)).one()

@@ -45,6 +45,12 @@ from app.workflows.workflow import Workflow
 
 _SEEDS = 2**53
 
+_USED = (
+    sa.update(Upload)
+    .where(col(Upload.id).in_(sa.bindparam("wanted", expanding=True)))
+    .values(last_used_at=sa.bindparam("now"))
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
@@ -317,9 +323,9 @@ class Submission:
     def _store(self, session: Session, new: NewJob, caller: Caller) -> Submitted:
         self._quota.take(session, caller)
         now = self._now()
-        wanted = set(new.inputs.values())
-        used = sa.update(Upload).where(col(Upload.id).in_(wanted)).values(last_used_at=now)
-        if session.connection().execute(used).rowcount != len(wanted):
+        wanted = list(set(new.inputs.values()))
+        used = session.connection().execute(_USED, {"wanted": wanted, "now": now})
+        if used.rowcount != len(wanted):
             raise InvalidRequest("An upload of this request expired just now; send it again.")
         return queue.submit(session, new, now=now)
 
