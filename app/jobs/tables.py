@@ -38,7 +38,9 @@ class Job(SQLModel, table=True):
             "(status = 'failed') = (error IS NOT NULL)", name="ck_job_error_iff_failed"
         ),
         sa.Index("ix_job_queue", "status", sa.text("priority DESC"), "id"),
+        sa.Index("ix_job_status", "status", "id"),
         sa.Index("ix_job_owner", "owner", "id"),
+        sa.Index("ix_job_owner_status", "owner", "status", "id"),
         sa.Index("ix_job_workflow", "workflow", "id"),
         sa.Index("ix_job_batch", "batch_id"),
         sa.Index("ix_job_finished", "finished_at"),

@@ -17,7 +17,7 @@ from sqlmodel import Session, SQLModel, col, select
 from app import wire
 from app.errors import FieldError, InvalidRequest, NotFound
 from app.jobs.states import OPEN, Status
-from app.jobs.tables import Attempt, Job, JobEvent, JobInput, JobLabel
+from app.jobs.tables import Attempt, Job, JobEvent, JobInput
 from app.media.tables import Artifact, Blob
 
 _Row = sa.Row[*tuple[Any, ...]]
@@ -25,6 +25,7 @@ _Row = sa.Row[*tuple[Any, ...]]
 # Rows are read without mapped objects, by statements made once: in a third of the time, and looking
 # at jobs is most of what a gateway does.
 _JOB = SQLModel.metadata.tables["job"]
+_LABEL = SQLModel.metadata.tables["job_label"]
 _other = _JOB.alias()
 _QUEUED_BEFORE = (
     # Two counts, each a range of the queue's index; one with OR would read all of it.
@@ -123,32 +124,21 @@ def page(
     Raises:
         InvalidRequest: The cursor is none that a page gave.
     """
-    where: list[sa.ColumnElement[bool]] = []
-    if which.owner is not None:
-        where.append(col(Job.owner) == which.owner)
-    if which.status:
-        where.append(col(Job.status).in_(which.status))
-    if which.workflow is not None:
-        where.append(col(Job.workflow) == which.workflow)
-    if which.batch_id is not None:
-        where.append(col(Job.batch_id) == which.batch_id)
-    if which.created_after is not None:
-        where.append(col(Job.id) >= _first_id(which.created_after))
-    if which.created_before is not None:
-        where.append(col(Job.id) < _first_id(which.created_before))
-    for key, value in which.labels.items():
-        where.append(
-            col(Job.id).in_(
-                select(JobLabel.job_id).where(
-                    col(JobLabel.key) == key, col(JobLabel.value) == value
-                )
-            )
-        )
-    if cursor is not None:
-        where.append(col(Job.id) < _open_cursor(cursor))
+    before = _open_cursor(cursor) if cursor is not None else None
+    # One query for each status: each walks an index in the order of the page and stops at the
+    # limit, where one for several would read and sort all that have them.
+    found = [
+        newest(which, status, before=before).limit(limit + 1) for status in which.status or (None,)
+    ]
+    ids_found = sa.union_all(*(sa.select(part.subquery().c.id) for part in found))
     rows = (
         session.connection()
-        .execute(sa.select(_JOB).where(*where).order_by(_JOB.c.id.desc()).limit(limit + 1))
+        .execute(
+            sa.select(_JOB)
+            .where(_JOB.c.id.in_(ids_found))
+            .order_by(_JOB.c.id.desc())
+            .limit(limit + 1)
+        )
         .all()
     )
     shown = rows[:limit]
@@ -160,6 +150,29 @@ def page(
         for job in shown
     ]
     return jobs, _make_cursor(shown[-1].id) if len(rows) > limit else None
+
+
+def newest(which: Filter, status: str | None, *, before: str | None) -> sa.Select[str]:
+    """Select the ids of a filter's jobs that have one status (None: any), newest first."""
+    labels = [_LABEL.alias() for _ in which.labels]
+    # The first label's index is the one that is walked: it holds the ids in their order.
+    place = labels[0].c.job_id if labels else _JOB.c.id
+    chosen = sa.select(place.label("id")).order_by(place.desc())
+    if labels:
+        chosen = chosen.join(_JOB, _JOB.c.id == place)
+    for label, (key, value) in zip(labels, which.labels.items(), strict=True):
+        chosen = chosen.where(label.c.key == key, label.c.value == value)
+        if label is not labels[0]:
+            chosen = chosen.where(label.c.job_id == place)
+    equal = {"owner": which.owner, "workflow": which.workflow, "batch_id": which.batch_id}
+    for name, wanted in ({"status": status} | equal).items():
+        if wanted is not None:
+            chosen = chosen.where(_JOB.c[name] == wanted)
+    if which.created_after is not None:
+        chosen = chosen.where(place >= _first_id(which.created_after))
+    if which.created_before is not None:
+        chosen = chosen.where(place < _first_id(which.created_before))
+    return chosen.where(place < before) if before is not None else chosen
 
 
 def events(
