@@ -11,7 +11,6 @@ from uuid_utils import uuid7
 
 from app.errors import UnsupportedMedia
 from app.media.files import unlink
-from app.media.probe import probe
 from app.media.sandbox import Sandbox
 from app.wire import MediaFacts
 
@@ -45,17 +44,6 @@ class Finished:
     poster: Path
     poster_width: int
     poster_height: int
-
-
-async def check_output(path: Path, *, expected: Expected, sandbox: Sandbox) -> MediaFacts:
-    """Decode the engine's file and hold it against what was asked for.
-
-    Raises:
-        UnsupportedMedia: It does not decode, or is not what was asked for.
-    """
-    facts = await probe(path, sandbox=sandbox, expect="video")
-    compare(facts, expected)
-    return facts
 
 
 @asynccontextmanager

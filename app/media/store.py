@@ -62,7 +62,7 @@ class BlobStore:
         self._chunk_bytes = chunk_bytes
 
     async def put(self, pieces: AsyncIterable[bytes]) -> StoredBlob:
-        """Store what `pieces` gives, in bounded memory.
+        """Store what `pieces` gives, in bounded memory: at most two chunks of it.
 
         The blob is touched now; refer to it before the sweep's grace is over.
 
@@ -70,14 +70,11 @@ class BlobStore:
             StorageFull: The disk is full; what was written is given back.
             StoreUnavailable: The bytes came so slowly that the sweep took the unfinished blob.
         """
-        blob_id = await self._db.write(self._begin, durable=False)
-        try:
-            return await self._fill(blob_id, pieces)
-        except BaseException:
-            with anyio.CancelScope(shield=True), suppress(StorageFull, StoreUnavailable):
-                # Where this fails too, the sweep finds it: an unfinished blob has no hash.
-                await self._drop(blob_id)
-            raise
+        async with aclosing(_in_chunks(pieces, self._chunk_bytes)) as chunks:
+            first, is_last = await anext(chunks)
+            if is_last:
+                return await self._db.write(lambda session: self._at_once(session, first))
+            return await self._one_by_one(first, chunks)
 
     async def put_file(self, path: Path, *, sha256: str | None = None) -> StoredBlob:
         """Store a file's content. With its hash given, what is there already is not written."""
@@ -172,30 +169,49 @@ class BlobStore:
 
     # --- the transactions ----------------------------------------------------------------------
 
-    async def _fill(self, blob_id: int, pieces: AsyncIterable[bytes]) -> StoredBlob:
-        digest = hashlib.sha256()
-        size = idx = 0
-        buffer = bytearray()
-        async for piece in pieces:
-            digest.update(piece)
-            size += len(piece)
-            rest = memoryview(piece)
-            while len(buffer) + len(rest) >= self._chunk_bytes:
-                taken = self._chunk_bytes - len(buffer)
-                buffer += rest[:taken]
-                rest = rest[taken:]
-                await self._append(blob_id, idx, bytes(buffer))
-                idx += 1
-                buffer.clear()
-            buffer += rest
-        if buffer:
-            await self._append(blob_id, idx, bytes(buffer))
-        sha256 = digest.hexdigest()
+    def _at_once(self, session: Session, data: bytes) -> StoredBlob:
+        """Store what fits into one chunk."""
+        sha256 = hashlib.sha256(data).hexdigest()
         now = self._now()
-        kept = await self._db.write(lambda session: _finish(session, blob_id, sha256, size, now))
+        there = _touch(session, sha256, now)
+        if there is not None:
+            return there
+        blob_id = self._begin(session)
+        if data:
+            _append(session, blob_id, 0, data, now)
+        return _finish(session, blob_id, sha256, len(data), now)
+
+    async def _one_by_one(
+        self, first: bytes, rest: AsyncIterable[tuple[bytes, bool]]
+    ) -> StoredBlob:
+        """Store each chunk in a transaction of its own."""
+        blob_id = await self._db.write(self._begin, durable=False)
+        try:
+            await self._add(blob_id, 0, first)
+            digest, size, idx = hashlib.sha256(first), len(first), 0
+            async for chunk, _ in rest:
+                idx += 1
+                await self._add(blob_id, idx, chunk)
+                digest.update(chunk)
+                size += len(chunk)
+            sha256, now = digest.hexdigest(), self._now()
+            kept = await self._db.write(
+                lambda session: _finish(session, blob_id, sha256, size, now)
+            )
+        except BaseException:
+            with anyio.CancelScope(shield=True), suppress(StorageFull, StoreUnavailable):
+                # Where this fails too, the sweep finds it: an unfinished blob has no hash.
+                await self._drop(blob_id)
+            raise
         if kept.id != blob_id:
             await self._drop(blob_id)
         return kept
+
+    async def _add(self, blob_id: int, idx: int, data: bytes) -> None:
+        now = self._now()
+        await self._db.write(
+            lambda session: _append(session, blob_id, idx, data, now), durable=False
+        )
 
     def _begin(self, session: Session) -> int:
         now = self._now()
@@ -205,21 +221,6 @@ class BlobStore:
         if blob.id is None:
             raise RuntimeError("the database gave the new blob no id")
         return blob.id
-
-    async def _append(self, blob_id: int, idx: int, data: bytes) -> None:
-        now = self._now()
-
-        def append(session: Session) -> None:
-            _only_one(
-                session.exec(
-                    update(Blob)
-                    .where(col(Blob.id) == blob_id, col(Blob.sha256).is_(None))
-                    .values(touched_at=now, bytes=col(Blob.bytes) + len(data))
-                ).rowcount
-            )
-            session.exec(insert(Chunk).values(blob_id=blob_id, idx=idx, data=data))
-
-        await self._db.write(append, durable=False)
 
     async def _chunk(self, blob_id: int, idx: int) -> bytes:
         wanted = select(Chunk.data).where(col(Chunk.blob_id) == blob_id, col(Chunk.idx) == idx)
@@ -236,6 +237,34 @@ class BlobStore:
             durable=False,
         ):
             first += _SWEPT_AT_ONCE
+
+
+async def _in_chunks(
+    pieces: AsyncIterable[bytes], chunk_bytes: int
+) -> AsyncGenerator[tuple[bytes, bool]]:
+    """The bytes in chunks of one size, each with whether it is the last; at least one."""
+    buffer = bytearray()
+    async for piece in pieces:
+        rest = memoryview(piece)
+        while len(buffer) + len(rest) > chunk_bytes:
+            taken = chunk_bytes - len(buffer)
+            buffer += rest[:taken]
+            rest = rest[taken:]
+            yield bytes(buffer), False
+            buffer.clear()
+        buffer += rest
+    yield bytes(buffer), True
+
+
+def _append(session: Session, blob_id: int, idx: int, data: bytes, now: datetime) -> None:
+    _only_one(
+        session.exec(
+            update(Blob)
+            .where(col(Blob.id) == blob_id, col(Blob.sha256).is_(None))
+            .values(touched_at=now, bytes=col(Blob.bytes) + len(data))
+        ).rowcount
+    )
+    session.exec(insert(Chunk).values(blob_id=blob_id, idx=idx, data=data))
 
 
 def _only_one(rows: int) -> None:

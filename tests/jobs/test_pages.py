@@ -43,7 +43,9 @@ def _fill(session: Session, clock: Clock) -> list[dict[str, Any]]:
         if status is Status.CANCELED:
             queue.cancel(session, job_id, now=clock())
         if status is Status.FAILED:
-            queue.expire(session, job_id, FailureNote("out-of-memory", "It never fits."), now=clock())
+            queue.expire(
+                session, job_id, FailureNote("out-of-memory", "It never fits."), now=clock()
+            )
         made.append({"id": job_id, "status": status, **chosen})
     return made[::-1]
 

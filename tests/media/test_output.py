@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from app.errors import UnsupportedMedia
-from app.media.output import Expected, check_output, finish_video
+from app.media.output import Expected, finish_video
 from app.media.sandbox import Sandbox
+from app.wire import MediaFacts
 from tests import mediakit
 
 SECRET = '{"prompt": "a secret", "path": "/home/somebody"}'
@@ -80,8 +81,6 @@ async def test_a_video_that_was_not_asked_for_is_refused(
     made: Path, sandbox: Sandbox, spool: Path, expected: Expected, words: str
 ) -> None:
     with pytest.raises(UnsupportedMedia, match=words):
-        await check_output(made, expected=expected, sandbox=sandbox)
-    with pytest.raises(UnsupportedMedia, match=words):
         async with finish_video(
             made, expected=expected, title="", comment="", sandbox=sandbox, spool=spool
         ):
@@ -89,16 +88,30 @@ async def test_a_video_that_was_not_asked_for_is_refused(
     assert list(spool.iterdir()) == []  # noqa: ASYNC240
 
 
-async def test_a_cut_off_video_is_refused(made: Path, sandbox: Sandbox) -> None:
+async def facts_of(path: Path, *, sandbox: Sandbox, spool: Path, **expected: int) -> MediaFacts:
+    async with finish_video(
+        path,
+        expected=Expected(**expected),
+        title="",
+        comment="",
+        sandbox=sandbox,
+        spool=spool,
+    ) as finished:
+        return finished.facts
+
+
+async def test_a_cut_off_video_is_refused(made: Path, sandbox: Sandbox, spool: Path) -> None:
     made.write_bytes(made.read_bytes()[:-2000])  # noqa: ASYNC240
     with pytest.raises(UnsupportedMedia):
-        await check_output(made, expected=Expected(), sandbox=sandbox)
+        await facts_of(made, sandbox=sandbox, spool=spool)
 
 
-async def test_every_frame_that_was_asked_for_is_decoded(tmp_path: Path, sandbox: Sandbox) -> None:
+async def test_every_frame_that_was_asked_for_is_decoded(
+    tmp_path: Path, sandbox: Sandbox, spool: Path
+) -> None:
     path = mediakit.make_video(tmp_path / "a.mp4", frames=33, fps=16, faststart=True)
-    facts = await check_output(path, expected=Expected(frames=33, fps=16), sandbox=sandbox)
+    facts = await facts_of(path, sandbox=sandbox, spool=spool, frames=33, fps=16)
     assert facts.duration_seconds == pytest.approx(33 / 16, abs=1e-3)
     path.write_bytes(path.read_bytes()[:-500])
     with pytest.raises(UnsupportedMedia, match="not 33"):
-        await check_output(path, expected=Expected(frames=33, fps=16), sandbox=sandbox)
+        await facts_of(path, sandbox=sandbox, spool=spool, frames=33, fps=16)
