@@ -30,6 +30,15 @@ from app.errors import StorageFull, StoreUnavailable
 T = TypeVar("T")
 
 _BUSY_TIMEOUT_MS = 10_000
+_PAGE_BYTES = 16_384
+"""SQLite's usual 4 KiB make a megabyte of video 256 lookups. Measured on two cores with 1 MiB
+chunks: read at 709 MB/s and written at 204 with pages of 4 KiB, at 1,524 and 335 with these;
+submissions a second were the same within the noise."""
+
+_CACHE_KIB = 2_000
+"""For each connection. The kernel caches the file; a larger cache here fills with pages of videos,
+which nobody reads twice: 8,000 made downloads grow the process by 23 MiB in place of 10."""
+
 _MOST_SHARED = 64
 """How many waiting transactions may share one commit."""
 
@@ -306,10 +315,11 @@ class Database:
 
 
 def _make_file(path: Path) -> None:
-    """Begin a database whose free pages can be given back: its first table decides that."""
+    """Begin a database: its first table decides the pages' size, and that free ones go back."""
     path.parent.mkdir(parents=True, exist_ok=True)
     made = sqlite3.connect(path, isolation_level=None)
     try:
+        made.execute(f"PRAGMA page_size={_PAGE_BYTES}")
         made.execute("PRAGMA auto_vacuum=INCREMENTAL")
         made.execute("VACUUM")
     finally:
@@ -322,7 +332,7 @@ def _prepare_connection(connection: sqlite3.Connection, _record: object) -> None
     cursor.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.execute("PRAGMA synchronous=FULL")
-    cursor.execute("PRAGMA cache_size=-8000")
+    cursor.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
     cursor.close()
 
 
