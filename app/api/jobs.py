@@ -14,7 +14,7 @@ from app.api.answers import CALLER, SUBMIT, json_body, refusals, tagged_answer
 from app.api.body import read_model
 from app.api.deps import IdempotencyKey, JobId, Moment, Reader, Submitter, TheServices
 from app.api.examples import JOB_REQUEST, RERUN
-from app.api.polling import dated, job_answer, look_at
+from app.api.polling import dated, fresh, job_answer, look_at
 from app.api.services import Services
 from app.api.submissions import read_submission
 from app.errors import Conflict, FieldError, InvalidRequest
@@ -222,8 +222,8 @@ async def delete_job(caller: Submitter, job_id: JobId, services: TheServices) ->
 
 
 async def _accepted(services: Services, caller: Caller, submitted: Submitted) -> Response:
-    job, headers = await look_at(services, submitted.job_id, seen_owner(caller))
-    headers["Location"] = job.links.self
+    job, seen = await look_at(services, submitted.job_id, seen_owner(caller))
+    headers = fresh(seen) | {"Location": job.links.self}
     if submitted.replayed:
         headers["Idempotent-Replayed"] = "true"
     else:

@@ -67,6 +67,9 @@ class JobTexts:
         self._most = most
         self._texts: OrderedDict[str, tuple[Glance, bytes]] = OrderedDict()
 
+    def __contains__(self, job_id: str) -> bool:
+        return job_id in self._texts
+
     def get(self, job_id: str, seen: Glance) -> bytes | None:
         """The text of a job as it was seen now."""
         known = self._texts.get(job_id)
@@ -104,32 +107,34 @@ async def get_job(request: Request) -> Response:
         seconds = min(_seconds(request), services.limits.max_wait_seconds)
         if seconds:
             await _wait(services, job_id, owner, seconds, known=known)
-    seen = await services.db.read(lambda session: glance(session, job_id, owner=owner), hot=True)
-    if known is not None and matches(known, _etag(seen)):
-        return Response(status_code=304, headers=_fresh(seen))
     texts = cast("JobTexts", request.app.state.job_texts)
-    text = texts.get(job_id, seen)
-    if text is not None:
-        return Response(text, 200, _fresh(seen), "application/json")
-    answer = await job_answer(services, job_id, owner)
-    texts.keep(job_id, seen, bytes(answer.body))
-    return answer
+    if known is not None or job_id in texts:
+        seen = await services.db.read(
+            lambda session: glance(session, job_id, owner=owner), hot=True
+        )
+        if known is not None and matches(known, _etag(seen)):
+            return Response(status_code=304, headers=fresh(seen))
+        text = texts.get(job_id, seen)
+        if text is not None:
+            return Response(text, 200, fresh(seen), "application/json")
+    job, seen = await look_at(services, job_id, owner)
+    made = job.model_dump_json().encode()
+    texts.keep(job_id, seen, made)
+    return Response(made, 200, fresh(seen), "application/json")
 
 
 async def job_answer(services: Services, job_id: str, owner: str | None) -> Response:
     """Answer with a job as it is now, and its ETag."""
-    job, headers = await look_at(services, job_id, owner)
-    return Response(job.model_dump_json(), 200, headers, "application/json")
+    job, seen = await look_at(services, job_id, owner)
+    return Response(job.model_dump_json(), 200, fresh(seen), "application/json")
 
 
-async def look_at(
-    services: Services, job_id: str, owner: str | None
-) -> tuple[wire.Job, dict[str, str]]:
-    """A job as it is now, and the headers that its answer carries."""
-    job, tag = await services.db.read(
+async def look_at(services: Services, job_id: str, owner: str | None) -> tuple[wire.Job, Glance]:
+    """A job as it is now, and what its ETag is made of."""
+    job, seen = await services.db.read(
         lambda session: views.view(session, job_id, owner=owner), hot=True
     )
-    return dated(job, services), _fresh(Glance(job.status, tag.version, tag.queue_position))
+    return dated(job, services), seen
 
 
 def dated(job: wire.Job, services: Services) -> wire.Job:
@@ -186,5 +191,6 @@ def _etag(seen: Glance) -> str:
     return f'W/"{seen.version}{position}"'
 
 
-def _fresh(seen: Glance) -> dict[str, str]:
+def fresh(seen: Glance) -> dict[str, str]:
+    """The headers of a job as it was seen."""
     return {"ETag": _etag(seen), "Cache-Control": "private, no-cache"}

@@ -16,6 +16,7 @@ from sqlmodel import Session, SQLModel, col, select
 
 from app import wire
 from app.errors import FieldError, InvalidRequest, NotFound
+from app.jobs.glance import Glance
 from app.jobs.states import OPEN, Status
 from app.jobs.tables import Attempt, Job, JobEvent, JobInput
 from app.media.tables import Artifact, Blob
@@ -43,23 +44,16 @@ _QUEUED_BEFORE = (
 _ONE = sa.select(
     *_JOB.c, sa.case((_JOB.c.status == Status.QUEUED, _QUEUED_BEFORE)).label("position")
 ).where(_JOB.c.id == sa.bindparam("id"))
-_INPUTS = sa.select(col(JobInput.job_id), col(JobInput.field), col(JobInput.upload_id)).where(
-    col(JobInput.job_id).in_(sa.bindparam("ids", expanding=True))
-)
-_ARTIFACTS = (
+_EACH_INPUT = sa.select(col(JobInput.job_id), col(JobInput.field), col(JobInput.upload_id))
+_EACH_ARTIFACT = (
     sa.select(*SQLModel.metadata.tables["artifact"].c, col(Blob.bytes), col(Blob.sha256))
     .join(Blob, col(Blob.id) == col(Artifact.blob_id))
-    .where(col(Artifact.job_id).in_(sa.bindparam("ids", expanding=True)))
     .order_by(col(Artifact.id))
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Tag:
-    """What a job's ETag is made of: nothing else of the answer can change without these."""
-
-    version: int
-    queue_position: int | None
+_ITS_INPUTS = _EACH_INPUT.where(col(JobInput.job_id) == sa.bindparam("id"))
+_ITS_ARTIFACTS = _EACH_ARTIFACT.where(col(Artifact.job_id) == sa.bindparam("id"))
+_INPUTS = _EACH_INPUT.where(col(JobInput.job_id).in_(sa.bindparam("ids", expanding=True)))
+_ARTIFACTS = _EACH_ARTIFACT.where(col(Artifact.job_id).in_(sa.bindparam("ids", expanding=True)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,19 +95,20 @@ def load(session: Session, job_id: str, *, owner: str | None) -> Job:
     return job
 
 
-def view(session: Session, job_id: str, *, owner: str | None) -> tuple[wire.Job, Tag]:
-    """Give a job as the wire shows it, with the parts of its ETag.
+def view(session: Session, job_id: str, *, owner: str | None) -> tuple[wire.Job, Glance]:
+    """Give a job as the wire shows it, with what a glance at the same moment gives.
 
     Raises:
         NotFound: There is no such job, or it is somebody else's.
     """
-    job = session.connection().execute(_ONE, {"id": job_id}).one_or_none()
+    execute = session.connection().execute
+    job = execute(_ONE, {"id": job_id}).one_or_none()
     if job is None or (owner is not None and job.owner != owner):
         raise _no_job(job_id)
-    inputs = _inputs(session, [job.id])
-    made = _artifacts(session, [job.id]) if job.status == Status.SUCCEEDED else {}
-    shown = _show(job, job.position, inputs.get(job.id, {}), made.get(job.id, ()))
-    return shown, Tag(job.version, job.position)
+    inputs = {row.field: row.upload_id for row in execute(_ITS_INPUTS, {"id": job_id})}
+    succeeded = job.status == Status.SUCCEEDED
+    made = execute(_ITS_ARTIFACTS, {"id": job_id}).all() if succeeded else ()
+    return _show(job, job.position, inputs, made), Glance(job.status, job.version, job.position)
 
 
 def page(
