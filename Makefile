@@ -70,8 +70,9 @@ openapi: .venv/.done ## Write docs/openapi.json
 samples: .venv/.done ## Draw the sample photo and dance again
 	@$(RUN) python docs/samples/make_samples.py
 
-image: ## Build the GPU image (needs docker)
-	docker build -f docker/Dockerfile.zr4 -t steadydancer-gateway:local .
+image: ## Build the GPU image (needs docker): FLASH_ATTN_SHA256=..., or WITH_FLASH_ATTN=0
+	docker build -f docker/Dockerfile.zr4 -t steadydancer-gateway:local \
+	  $(foreach name,FLASH_ATTN_SHA256 FLASH_ATTN_URL WITH_FLASH_ATTN,$(if $($(name)),--build-arg $(name)='$($(name))')) .
 
 clean: ## Remove what make made
 	rm -rf .uv .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo-data demo.mp4
