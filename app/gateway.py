@@ -251,7 +251,8 @@ class Gateway:
             return True
 
         where = urlsplit(url)
-        words = {"host": where.hostname or "127.0.0.1", "port": str(where.port or 8188)}
+        host, port = where.hostname or "127.0.0.1", where.port or 8188
+        words = {"host": host, "port": str(port)}
         environ = supervisor.clean_environment()
         if isinstance(card, NvmlCard):
             environ["CUDA_VISIBLE_DEVICES"] = card.uuid
@@ -260,6 +261,7 @@ class Gateway:
             command=[_filled(word, words) for word in settings.comfyui_command],
             directory=settings.data_dir / "engines",
             is_healthy=answers,
+            address=(host, port),
             environ=environ,
             patience=supervisor.Patience(
                 start=settings.engine_start_seconds,

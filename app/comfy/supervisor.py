@@ -1,15 +1,15 @@
 """A child process that must always be there: started, watched, restarted, adopted, stopped.
 
 It is started in a session of its own and logs to a file, so that it outlives a gateway that was
-killed; the next gateway finds it by the recorded pid and start time and takes it over. So there
-are never two of it.
+killed; the next gateway finds it by a mark in its environment, which it has from its first moment,
+and takes it over. So there are never two of it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -24,6 +24,7 @@ log = structlog.get_logger(__name__)
 
 State = Literal["stopped", "starting", "running", "backoff", "unhealthy"]
 
+_MARK = "STEADYDANCER_CHILD"
 _LARGEST_LOG = 16 * 1024 * 1024
 _TAIL_BYTES = 32 * 1024
 _TAIL_LINES = 200
@@ -70,6 +71,18 @@ def start_time(pid: int) -> int | None:
     return None if is_zombie else int(fields[19])
 
 
+def marked(mark: str) -> int | None:
+    """The living leader of a process group whose environment carries the mark (proc(5))."""
+    wanted = f"{_MARK}={mark}".encode()
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if wanted in (entry / "environ").read_bytes().split(b"\0"):
+                pid = int(entry.name)
+                if os.getpgid(pid) == pid and start_time(pid) is not None:
+                    return pid
+    return None
+
+
 class Supervisor:
     """Keeps one child process alive.
 
@@ -86,6 +99,7 @@ class Supervisor:
         command: Sequence[str],
         directory: Path,
         is_healthy: Callable[[], Awaitable[bool]],
+        address: tuple[str, int] | None = None,
         environ: Mapping[str, str] | None = None,
         patience: Patience | None = None,
         on_change: Callable[[], None] = lambda: None,
@@ -95,8 +109,10 @@ class Supervisor:
         Args:
             name: For the log and the file names.
             command: What to start.
-            directory: Where the log and the record of the pid lie.
+            directory: Where the log lies.
             is_healthy: Whether the child answers.
+            address: Host and port that the child will listen on. While somebody else does, it is
+                not started: what answers there would be taken for it.
             environ: Its whole environment; by default the gateway's without `GATEWAY_*`.
             patience: Seconds and counts.
             on_change: Told when `state` or `generation` changes.
@@ -108,9 +124,13 @@ class Supervisor:
         self.pid: int | None = None
         self._command = tuple(command)
         self._log = directory / f"{name}.log"
-        self._record = directory / f"{name}.json"
+        self._mark = str(self._log.resolve())
         self._is_healthy = is_healthy
-        self._environ = dict(environ) if environ is not None else clean_environment()
+        self._address = address
+        self._environ = {
+            **(environ if environ is not None else clean_environment()),
+            _MARK: self._mark,
+        }
         self._patience = patience or Patience()
         self._on_change = on_change
         self._child: subprocess.Popen[bytes] | None = None
@@ -146,7 +166,6 @@ class Supervisor:
         """End the child: SIGTERM, a grace, SIGKILL. `run` returns."""
         self._stopping = True
         await self._kill()
-        self._record.unlink(missing_ok=True)
         self._set("stopped", None)
         self._wake.set()
 
@@ -156,7 +175,7 @@ class Supervisor:
         """Keep the child alive until `stop`. Canceling this leaves the child as it is."""
         self._log.parent.mkdir(parents=True, exist_ok=True)
         while not self._stopping:
-            if not self._adopt():
+            if not self._adopt() and not await self._is_taken():
                 self._spawn()
             began = asyncio.get_running_loop().time()
             await self._watch(began)
@@ -166,22 +185,29 @@ class Supervisor:
 
     def _adopt(self) -> bool:
         """Take over the child of a gateway that died."""
-        try:
-            record = json.loads(self._record.read_text(encoding="utf-8"))
-            pid, started = int(record["pid"]), int(record["started"])
-        except (OSError, ValueError, KeyError, TypeError):
+        pid = marked(self._mark)
+        if pid is None:
             return False
-        if start_time(pid) != started:
-            return False
-        self.pid, self._started, self._child = pid, started, None
+        self.pid, self._started, self._child = pid, start_time(pid), None
         self.generation += 1
         log.info("adopted", child=self.name, pid=pid)
         self._set("starting", "It outlived the last gateway.")
         return True
 
+    async def _is_taken(self) -> bool:
+        if self._address is None or not await _listens(self._address):
+            return False
+        self.pid = self._child = self._started = None
+        host, port = self._address
+        self._set(
+            "backoff",
+            f"Something else listens on {host} port {port}. Stop it, or give the engine another "
+            "address in GATEWAY_COMFYUI_URLS.",
+        )
+        return True
+
     def _spawn(self) -> None:
-        if self._log.exists() and self._log.stat().st_size > _LARGEST_LOG:
-            self._log.replace(self._log.with_suffix(".old.log"))
+        self._bound_log()
         try:
             with self._log.open("ab") as output:
                 self._child = subprocess.Popen(  # noqa: S603 - the operator's own command
@@ -198,19 +224,16 @@ class Supervisor:
             return
         self.pid = self._child.pid
         self._started = start_time(self.pid)
-        self._write_record()
         self.generation += 1
         log.info("started", child=self.name, pid=self.pid)
         self._set("starting", None)
 
-    def _write_record(self) -> None:
-        temporary = self._record.with_suffix(".tmp")
-        try:
-            temporary.write_text(json.dumps({"pid": self.pid, "started": self._started}))
-            temporary.replace(self._record)
-        except OSError as error:
-            # Without it the child could not be adopted; that is no reason to be without a child.
-            log.warning("pid not recorded", child=self.name, reason=error.strerror)
+    def _bound_log(self) -> None:
+        """Keep the log under a size, also while the child writes: it only ever appends."""
+        with suppress(FileNotFoundError):
+            if self._log.stat().st_size > _LARGEST_LOG:
+                shutil.copyfile(self._log, self._log.with_suffix(".old.log"))
+                os.truncate(self._log, 0)
 
     async def _watch(self, began: float) -> None:
         """Return when the child is gone."""
@@ -228,6 +251,7 @@ class Supervisor:
             else:
                 if loop.time() - looked >= self._patience.look:
                     looked = loop.time()
+                    await asyncio.to_thread(self._bound_log)
                     answered = looked if await self._is_healthy() else answered
                 if loop.time() - answered > self._patience.silent:
                     log.error("does not answer any more", child=self.name)
@@ -293,6 +317,16 @@ class Supervisor:
     def _set(self, state: State, detail: str | None) -> None:
         self.state, self.detail = state, detail
         self._on_change()
+
+
+async def _listens(address: tuple[str, int]) -> bool:
+    try:
+        async with asyncio.timeout(2):
+            _, writer = await asyncio.open_connection(*address)
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return True
 
 
 def _signal(group: int, which: signal.Signals) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.comfy.supervisor import start_time
+from app.comfy.supervisor import marked, start_time
 from app.workflows.registry import load_workflows, standin_models
 from tests.chaos.processes import ROOT, Gateway, until
 from tests.ports import free_port
@@ -43,8 +43,7 @@ class Owner(Gateway):
 
     @property
     def engine_pid(self) -> int:
-        record = self.directory / "engines" / "engine-0.json"
-        return int(json.loads(record.read_text())["pid"]) if record.exists() else 0
+        return marked(str((self.directory / "engines" / "engine-0.log").resolve())) or 0
 
     def ready(self) -> bool:
         try:

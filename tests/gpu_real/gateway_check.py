@@ -26,6 +26,7 @@ sys.path.insert(0, str(ROOT))
 import httpx  # noqa: E402 - the path comes first
 import pynvml  # noqa: E402
 
+from app.comfy.supervisor import marked  # noqa: E402
 from tests.chaos.processes import Gateway, until  # noqa: E402
 from tests.ports import free_port  # noqa: E402
 
@@ -232,8 +233,7 @@ def check_never_fits(directory: Path, card: Card, seen: Findings) -> None:
 
 
 def engine_pid(one: Gateway) -> int:
-    record = one.directory / "engines" / "engine-0.json"
-    return int(json.loads(record.read_text())["pid"])
+    return marked(str((one.directory / "engines" / "engine-0.log").resolve())) or 0
 
 
 def check_cost(one: Gateway, seen: Findings) -> None:
