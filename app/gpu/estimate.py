@@ -73,10 +73,12 @@ class Need:
     Attributes:
         mib: The figure that admission uses.
         learned: True if it was seen, False if it is the formula's.
+        ran_out: Whether a run of this shape ran out of memory lately: the figure is a guess then.
     """
 
     mib: int
     learned: bool
+    ran_out: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,13 +207,17 @@ def summary(session: Session, *, workflow: str | None = None) -> list[Learned]:
     return sorted(found, key=lambda one: tuple(asdict(one.key).values()))
 
 
-def learned(session: Session, key: ShapeKey) -> int | None:
-    """The need that was learned for a shape, in MiB; None if it was never seen."""
+def learned(session: Session, key: ShapeKey) -> Need | None:
+    """The need that was learned for a shape; None if it was never seen."""
     query = (
         select(VramSample).where(*_matches(key)).order_by(col(VramSample.id).desc()).limit(RECENT)
     )
     samples = session.exec(query).all()
-    return figure(samples) if samples else None
+    return _need(samples) if samples else None
+
+
+def _need(samples: Sequence[VramSample]) -> Need:
+    return Need(figure(samples), learned=True, ran_out=any(sample.oom for sample in samples))
 
 
 # --- the figure that admission polls ---------------------------------------------------------
@@ -227,17 +233,18 @@ class Estimator:
     def __init__(self, *, database: Database, margin_mib: int) -> None:
         self._database = database
         self._margin_mib = margin_mib
-        self._learned: dict[ShapeKey, int] = {}
+        self._learned: dict[ShapeKey, Need] = {}
 
     async def refresh(self) -> None:
         """Read everything learned from the store."""
         found = await self._database.read(summary)
-        self._learned = {one.key: one.need_mib for one in found}
+        self._learned = {
+            one.key: Need(one.need_mib, learned=True, ran_out=one.ooms > 0) for one in found
+        }
 
     def need(self, key: ShapeKey, *, formula_mib: int) -> Need:
         """The need of a shape: learned where it was seen, else the formula's figure."""
-        seen = self._learned.get(key)
-        return Need(formula_mib, learned=False) if seen is None else Need(seen, learned=True)
+        return self._learned.get(key) or Need(formula_mib, learned=False)
 
     async def learn(
         self,
@@ -266,7 +273,7 @@ class Estimator:
             oom: Whether it ran out of memory.
         """
 
-        def store(session: Session) -> int | None:
+        def store(session: Session) -> Need | None:
             record(
                 session,
                 key,
@@ -279,8 +286,8 @@ class Estimator:
             )
             return learned(session, key)
 
-        need_mib = await self._database.write(store, durable=False)
-        if need_mib is None:
+        need = await self._database.write(store, durable=False)
+        if need is None:
             raise AssertionError("a sample was stored and is not there")
-        self._learned[key] = need_mib
-        return Need(need_mib, learned=True)
+        self._learned[key] = need
+        return need

@@ -53,12 +53,19 @@ class MakeRunner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A queued job as the dispatcher weighs it."""
+    """A queued job as the dispatcher weighs it.
+
+    Attributes:
+        spare_shape: Its shape with the low-memory settings; None if it has those already.
+        spare_mib: The formula's figure for that.
+    """
 
     job_id: str
     workflow: str
     shape: str
     formula_mib: int
+    spare_shape: str | None
+    spare_mib: int
     priority: int
     vram_wait_since: datetime | None
 
@@ -90,6 +97,8 @@ def waiting_jobs(
             row.workflow,
             row.low_memory_shape if row.low_memory else row.shape,
             row.low_memory_mib if row.low_memory else row.formula_mib,
+            None if row.low_memory else row.low_memory_shape,
+            row.low_memory_mib,
             row.priority,
             row.vram_wait_since,
         )
@@ -255,7 +264,8 @@ class Dispatcher:
         return bool(runnable) and await self._admit(runnable, now)
 
     async def _admit(self, jobs: Sequence[Waiting], now: datetime) -> bool:
-        candidates = [self._candidate(job, now) for job in jobs]
+        spared = {job.job_id for job in jobs if self._is_to_be_spared(job, now)}
+        candidates = [self._candidate(job, now, spare=job.job_id in spared) for job in jobs]
         peaks = [self._peaks[job_id] for job_id in self.in_engine]
         choice = await self._gate.choose(candidates, running_peak_mib=max(peaks, default=None))
         self.verdict = choice.words
@@ -276,6 +286,7 @@ class Dispatcher:
                 chosen.job_id,
                 engine=self.engine.name,
                 attempt_id=attempt_id,
+                low_memory=chosen.job_id in spared,
                 now=self._now(),
             )
         )
@@ -284,14 +295,26 @@ class Dispatcher:
             self._feed.publish(fence.job_id)
         return True
 
-    def _candidate(self, job: Waiting, now: datetime) -> Candidate:
-        since = job.vram_wait_since
+    def _is_to_be_spared(self, job: Waiting, now: datetime) -> bool:
+        """Whether a job is to run with the low-memory settings without having run out itself.
+
+        Where its shape ran out of memory lately, its need is a guess, which may be all that the
+        card has. Beside a process that never leaves it would hold up everybody, for ever.
+        """
+        if job.spare_shape is None or _waited(job, now) < self._gate.backfill_seconds:
+            return False
+        return self._gate.need(job.shape, job.formula_mib).ran_out
+
+    def _candidate(self, job: Waiting, now: datetime, *, spare: bool) -> Candidate:
+        shape, formula = job.shape, job.formula_mib
+        if spare and job.spare_shape is not None:
+            shape, formula = job.spare_shape, job.spare_mib
         return Candidate(
             job_id=job.job_id,
-            need_mib=self._gate.need(job.shape, job.formula_mib).mib,
-            models=models_of(job.shape),
+            need_mib=self._gate.need(shape, formula).mib,
+            models=models_of(shape),
             priority=job.priority,
-            waited_seconds=(now - since).total_seconds() if since is not None else 0.0,
+            waited_seconds=_waited(job, now),
         )
 
     def _start(self, fence: Fence, peak_mib: int) -> None:
@@ -341,3 +364,8 @@ class Dispatcher:
     ) -> None:
         if await self._db.write(fn, durable=durable):
             self._feed.publish(job_id)
+
+
+def _waited(job: Waiting, now: datetime) -> float:
+    since = job.vram_wait_since
+    return (now - since).total_seconds() if since is not None else 0.0

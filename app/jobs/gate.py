@@ -69,8 +69,8 @@ class Gate:
     ) -> None:
         self.monitor = monitor
         self._engine = engine
+        self.backfill_seconds = backfill_seconds
         self._estimator = estimator
-        self._backfill_seconds = backfill_seconds
         self._free_seconds = free_seconds
         self._loaded: str | None = UNKNOWN_MODELS if adopted else None
         self._lives = engine.lives
@@ -107,11 +107,11 @@ class Gate:
             self._lives, self._loaded = self._engine.lives, UNKNOWN_MODELS
         try:
             situation = await self._look(running_peak_mib)
-            choice = choose(candidates, situation, backfill_seconds=self._backfill_seconds)
+            choice = choose(candidates, situation, backfill_seconds=self.backfill_seconds)
             if isinstance(choice.decision, FreeFirst):
                 await self.free()
                 situation = await self._look(running_peak_mib)
-                choice = choose(candidates, situation, backfill_seconds=self._backfill_seconds)
+                choice = choose(candidates, situation, backfill_seconds=self.backfill_seconds)
         except CardUnreadable as problem:
             words = f"Nothing is admitted: {problem.detail}"
             return Verdict(words, problem=words)

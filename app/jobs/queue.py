@@ -226,13 +226,23 @@ def forget_idempotency(session: Session, *, before: datetime) -> int:
 
 
 def claim(
-    session: Session, job_id: str, *, engine: str, attempt_id: str, now: datetime
+    session: Session,
+    job_id: str,
+    *,
+    engine: str,
+    attempt_id: str,
+    low_memory: bool = False,
+    now: datetime,
 ) -> Fence | None:
-    """Give a queued job to an engine: attempt and prompt id are stored before ComfyUI hears."""
+    """Give a queued job to an engine: attempt and prompt id are stored before ComfyUI hears.
+
+    With `low_memory` it runs with its workflow's low-memory settings, now and later.
+    """
     job = session.get(Job, job_id)
     if job is None:
         return None
     number = job.attempt + 1
+    low_memory = low_memory or job.low_memory
     moved = _move(
         session,
         Move.CLAIM,
@@ -242,6 +252,7 @@ def claim(
         attempt=number,
         attempt_id=attempt_id,
         engine=engine,
+        low_memory=low_memory,
         phase="uploading",
         reason=None,
         waiting=None,
@@ -259,12 +270,12 @@ def claim(
             job_id=job_id,
             number=number,
             engine=engine,
-            low_memory=job.low_memory,
+            low_memory=low_memory,
             claimed_at=now,
             heartbeat_at=now,
         )
     )
-    _log(session, job_id, "job.running", {"attempt": number}, now=now)
+    _log(session, job_id, "job.running", {"attempt": number, "low_memory": low_memory}, now=now)
     return Fence(job_id, number, attempt_id)
 
 

@@ -14,11 +14,13 @@ from sqlmodel import Session, col, select
 from app.gateway import Gateway
 from app.gpu.admission import Candidate
 from app.gpu.card import CardUnreadable
+from app.gpu.estimate import shape_key
 from app.gpu.simulated import SimulatedCard
 from app.jobs import queue
 from app.jobs.gate import Verdict
 from app.jobs.queue import NewJob
-from app.jobs.tables import Job, JobEvent
+from app.jobs.shapes import parse_shape
+from app.jobs.tables import Attempt, Job, JobEvent
 from app.settings import Settings
 from tests.chaos.processes import SAMPLES, Engine
 
@@ -54,8 +56,11 @@ def make(directory: Path, engine: Engine, card: SimulatedCard) -> Gateway:
     return Gateway(settings, cards=[card])
 
 
-def new_job(uploads: dict[str, str], need_mib: int, number: int) -> NewJob:
+def new_job(
+    uploads: dict[str, str], need_mib: int, number: int, *, low_memory_mib: int | None = None
+) -> NewJob:
     shape = f"smoke/default/64x112x{number}"
+    low_memory_shape = shape if low_memory_mib is None else f"smoke/default+low/64x112x{number}"
     return NewJob(
         workflow="smoke",
         owner=None,
@@ -63,8 +68,8 @@ def new_job(uploads: dict[str, str], need_mib: int, number: int) -> NewJob:
         inputs=uploads,
         shape=shape,
         formula_mib=need_mib,
-        low_memory_shape=shape,
-        low_memory_mib=need_mib,
+        low_memory_shape=low_memory_shape,
+        low_memory_mib=low_memory_mib or need_mib,
     )
 
 
@@ -187,3 +192,42 @@ async def test_a_card_that_fails_admits_nothing_says_so_and_recovers(
         card.problem = None
         await eventually(done)
         assert (await job()).id == job_id
+
+
+async def test_a_shape_that_ran_out_of_memory_once_does_not_hold_the_queue_for_ever(
+    engine: Engine, tmp_path: Path
+) -> None:
+    """Somebody always has a little of the card, and the learned need is all of it."""
+    card = SimulatedCard(total_mib=CARD_MIB)
+    card.hold(ENGINE_PID, ENGINE_MIB)
+    card.hold(STRANGER, 2_000)
+    gateway = make(tmp_path / "gateway", engine, card)
+    async with gateway.running():
+        uploads = await uploaded(gateway)
+        gate = gateway.stations[0].gate
+        reading = await gate.monitor.read()
+        assert reading is not None
+        job = new_job(uploads, LARGE, 1, low_memory_mib=SMALL)
+        need = await gateway.estimator.learn(
+            shape_key(parse_shape(job.shape), card=reading.name),
+            peak_mib=9_500,
+            reading=reading,
+            source="process",
+            attempt_id="an earlier one",
+            at=gateway.now(),
+            oom=True,
+        )
+        assert need.mib > CARD_MIB - MARGIN_MIB - 2_000
+        for one in (job, new_job(uploads, SMALL, 2)):
+            await gateway.db.write(lambda s, j=one: queue.submit(s, j, now=gateway.now()))  # type: ignore[misc]
+        gateway.stations[0].dispatcher.wake()
+
+        async def all_done() -> bool:
+            found = await gateway.db.read(rows)
+            return {status for status, *_ in found.values()} == {"succeeded"}
+
+        await eventually(all_done)
+        low = await gateway.db.read(
+            lambda s: dict(s.exec(select(Attempt.job_id, Attempt.low_memory)).all())
+        )
+    assert sorted(low.values()) == [False, True]

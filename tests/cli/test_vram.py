@@ -68,7 +68,7 @@ def needs(path: Path) -> list[int | None]:
     """What a database says of the two shapes."""
 
     def look(session: Session) -> list[int | None]:
-        return [learned(session, key) for key in (KEY, OTHER)]
+        return [need.mib if (need := learned(session, key)) else None for key in (KEY, OTHER)]
 
     database = Database(f"sqlite:///{path}")
     database.open()
