@@ -249,14 +249,15 @@ class Supervisor:
                     await self._kill()
                     return
             else:
-                if loop.time() - looked >= self._patience.look:
-                    looked = loop.time()
+                if loop.time() - looked >= min(self._patience.look, self._patience.silent / 2):
                     await asyncio.to_thread(self._bound_log)
-                    answered = looked if await self._is_healthy() else answered
-                if loop.time() - answered > self._patience.silent:
-                    log.error("does not answer any more", child=self.name)
-                    await self._kill()
-                    return
+                    looked = loop.time()
+                    if await self._is_healthy():
+                        answered = loop.time()
+                    elif loop.time() - answered > self._patience.silent:
+                        log.error("does not answer any more", child=self.name)
+                        await self._kill()
+                        return
                 if loop.time() - began > self._patience.settled:
                     self._failures = 0
             await self._pause(self._patience.poll)

@@ -57,6 +57,7 @@ class Kept:
         self.url = f"http://127.0.0.1:{port}"
         self.log = directory / "child.log"
         self.states: list[str] = []
+        self.asked = 0
         self.supervisor = Supervisor(
             name="child",
             command=command or [sys.executable, "-c", SERVER, str(port), what],
@@ -74,6 +75,7 @@ class Kept:
         await asyncio.gather(self.running, return_exceptions=True)
 
     async def answers(self) -> bool:
+        self.asked += self.supervisor.state == "running"
         async with httpx.AsyncClient(trust_env=False) as client:
             try:
                 return (await client.get(self.url, timeout=2)).status_code == 200
@@ -190,6 +192,13 @@ async def test_a_child_that_answers_no_more_is_replaced(keep: Keep) -> None:
     os.kill(one.supervisor.pid, signal.SIGSTOP)
     await until(lambda: one.supervisor.generation == 2, "it is replaced")
     await one.is_("running")
+
+
+async def test_a_child_that_answers_is_left_alone_however_rarely_it_is_asked(keep: Keep) -> None:
+    one = keep("plain", Patience(poll=0.02, look=30, silent=0.2))
+    await one.is_("running")
+    await until(lambda: one.asked > 4, "it was asked for much longer than it may be silent")
+    assert one.supervisor.generation == 1
 
 
 async def test_what_the_child_started_goes_with_it(keep: Keep) -> None:
