@@ -9,9 +9,8 @@ import shutil
 import signal
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from importlib.metadata import version
 from ipaddress import ip_address
 from urllib.parse import urlsplit
@@ -30,7 +29,7 @@ from app.comfy.files import EngineFiles
 from app.comfy.supervisor import Supervisor
 from app.database import Database
 from app.errors import Misconfigured
-from app.gpu.card import Card, CardUnreadable
+from app.gpu.card import Card
 from app.gpu.estimate import Estimator
 from app.gpu.monitor import GpuMonitor
 from app.gpu.nvml import Nvml, NvmlCard
@@ -64,8 +63,6 @@ from app.webhooks.delivery import Delivery
 from app.workflows.registry import load_workflows
 
 log = structlog.get_logger(__name__)
-
-_CARD_SECONDS = 2.0
 
 _CHECKED_AT_START = 64 * 1024 * 1024
 """Bytes up to which the whole database is read before the start: about a tenth of a second."""
@@ -399,7 +396,7 @@ class Gateway:
             loops += [
                 (dispatcher.engine.name, dispatcher.engine.watch),
                 ("dispatcher", dispatcher.run),
-                ("card", partial(_watch_card, station.gate.monitor)),
+                ("card", station.gate.observe),
             ]
         loops += [(child.name, child.run) for child in self._children()]
         return loops
@@ -446,14 +443,6 @@ class Gateway:
                 "the file system cannot hold SQLite's WAL; a rollback journal is used",
                 journal_mode=self.db.journal_mode,
             )
-
-
-async def _watch_card(monitor: GpuMonitor) -> None:
-    """Keep the card's reading fresh, so that submissions are judged and `/v1/system` shows it."""
-    while monitor.enabled:
-        with suppress(CardUnreadable):  # the monitor itself remembers why, and says so
-            await monitor.read()
-        await asyncio.sleep(_CARD_SECONDS)
 
 
 def _cards(settings: Settings) -> list[Card] | None:

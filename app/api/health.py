@@ -157,12 +157,12 @@ async def _gather(services: Services) -> None:
         metrics.engine_up.labels(station.dispatcher.engine.name).set(
             station.dispatcher.engine.ready
         )
-        reading, engine = station.gate.monitor.last, station.gate.monitor.engine
-        if reading is None:
+        picture = station.gate.monitor.picture
+        if picture is None:
             continue
+        reading, held = picture.reading, picture.engine.held_mib
         metrics.vram_total.labels(reading.uuid).set(reading.total_mib * _MIB)
         metrics.vram_free.labels(reading.uuid).set(reading.free_mib * _MIB)
-        held = engine.held_mib if engine is not None else None
         metrics.vram_engine.labels(reading.uuid).set((held or 0) * _MIB)
         room = reading.free_mib + (held or 0) - station.gate.monitor.margin_mib
         metrics.vram_room.labels(reading.uuid).set(max(0, room) * _MIB)

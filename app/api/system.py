@@ -152,10 +152,9 @@ def _engine(station: Station, seen: set[str]) -> wire.EngineView:
 
 
 def _gpu(monitor: GpuMonitor) -> wire.GpuView | None:
-    reading = monitor.last
-    if reading is None:
+    if monitor.picture is None:
         return None
-    held = monitor.engine.held_mib if monitor.engine is not None else None
+    reading, held = monitor.picture.reading, monitor.picture.engine.held_mib
     return wire.GpuView(
         uuid=reading.uuid,
         name=reading.name,

@@ -218,7 +218,12 @@ def _who_holds(others: int, situation: Situation) -> str:
         if process.mib and process.pid not in situation.engine.pids
     ]
     shown = ", ".join(named[:4]) + (", and more" if len(named) > 4 else "")
-    return f"Others hold {mib(others)}" + (f" ({shown})." if shown else ".")
+    if not shown:
+        return f"Others hold {mib(others)}."
+    if situation.engine.source == "pid":
+        return f"Others hold {mib(others)} ({shown})."
+    # Which of the processes is ComfyUI's is not known, only what torch says that it holds.
+    return f"Others hold {mib(others)}; on the card, ComfyUI's among them: {shown}."
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,19 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
+from dataclasses import dataclass
 
 from app.gpu.admission import Settled, Situation, budget
 from app.gpu.card import Card, CardUnreadable, Reading
 from app.gpu.engine_memory import EngineMemory, Offset, engine_memory
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """The card and ComfyUI's part of it, at one moment."""
+
+    reading: Reading
+    engine: EngineMemory
 
 
 class GpuMonitor:
@@ -21,7 +30,8 @@ class GpuMonitor:
     Attributes:
         last: The newest reading; None before the first, and without a card.
         problem: Why the newest attempt to read failed; None if it did not.
-        engine: What ComfyUI held at the newest `look`.
+        engine: What ComfyUI held at the newest `look`, which is when something was decided.
+        picture: The newest reading for which ComfyUI's part was asked too: for who looks on.
         offset: What ComfyUI holds beside torch's own memory.
     """
 
@@ -46,6 +56,7 @@ class GpuMonitor:
         self.last: Reading | None = None
         self.problem: CardUnreadable | None = None
         self.engine: EngineMemory | None = None
+        self.picture: Picture | None = None
         self.offset = Offset()
         self._settled = Settled()
         self._timeout_seconds = timeout_seconds
@@ -114,6 +125,28 @@ class GpuMonitor:
         self.last, self.problem, self._read_at = reading, None, self._monotonic()
         return reading
 
+    async def observe(
+        self, *, pids: Collection[int] = (), torch_mib: int | None = None
+    ) -> Picture | None:
+        """Read the card for who looks on; nothing is decided or learned by it.
+
+        Args:
+            pids: ComfyUI's processes, where the gateway owns them.
+            torch_mib: `/system_stats` `torch_vram_total`, asked just now; None if not.
+
+        Returns:
+            The picture; None without a card.
+
+        Raises:
+            CardUnreadable: The card cannot be read now.
+        """
+        reading = await self.read()
+        if reading is None:
+            return None
+        engine = engine_memory(reading, pids=pids, torch_mib=torch_mib, offset=self.offset)
+        self.picture = Picture(reading, engine)
+        return self.picture
+
     async def look(
         self,
         *,
@@ -145,6 +178,7 @@ class GpuMonitor:
             self.offset = self.offset.learn(reading, torch_mib=torch_mib, pids=pids)
         engine = engine_memory(reading, pids=pids, torch_mib=torch_mib, offset=self.offset)
         self.engine = engine
+        self.picture = Picture(reading, engine)
         self._settled = self._settled.add(budget(reading, engine), self._monotonic())
         return Situation(
             reading=reading,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -31,6 +32,7 @@ from app.jobs.shapes import parse_shape
 from app.wire import VramWait
 
 _KEEPS_SECONDS = 10.0
+_OBSERVE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +161,26 @@ class Gate:
             at=at,
             oom=oom,
         )
+
+    async def observe(self) -> None:
+        """Keep the picture of the card fresh, for as long as the gateway runs.
+
+        ComfyUI's part changes while a job runs, long after admission has looked.
+        """
+        while self.monitor.enabled:
+            with suppress(CardUnreadable):  # the monitor itself remembers why, and says so
+                await self.monitor.observe(
+                    pids=self._engine.pids, torch_mib=await self._held_by_torch()
+                )
+            await asyncio.sleep(_OBSERVE_SECONDS)
+
+    async def _held_by_torch(self) -> int | None:
+        if not self._engine.ready:
+            return None
+        try:
+            return await self._engine.torch_mib()
+        except EngineError:  # its own watch says so
+            return None
 
     # --- figures ---------------------------------------------------------------------------------
 

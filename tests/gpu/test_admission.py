@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -184,6 +184,18 @@ def test_a_wait_says_who_holds_the_rest() -> None:
     assert decision.wait.detail == (
         "Needs 20,000 MiB; there is room for 13,100 MiB: 11,600 MiB free + 2,000 MiB that ComfyUI "
         "itself holds - 500 MiB margin. Others hold 10,000 MiB (pid 666: 10,000 MiB)."
+    )
+
+
+def test_a_wait_blames_no_process_that_may_be_comfyui() -> None:
+    case = Case("", 20_000, "", held=2_000, foreign=10_000, loaded="a")
+    situation = case.situation
+    hidden = replace(situation.engine, source="system_stats", pids=frozenset())
+    decision = decide(case.need, "a", replace(situation, engine=hidden))
+    assert isinstance(decision, Wait)
+    assert decision.wait.detail.endswith(
+        "Others hold 10,000 MiB; on the card, ComfyUI's among them: "
+        "pid 666: 10,000 MiB, pid 42: 2,000 MiB."
     )
 
 

@@ -193,3 +193,21 @@ async def test_the_context_is_learned_while_idle_only(
     await monitor.look(loaded="a", running_need_mib=9_700, torch_mib=9_000)
     assert monitor.engine is not None
     assert monitor.engine.held_mib == 9_619
+
+
+async def test_what_is_shown_is_of_one_moment_and_decides_nothing(
+    monitor: GpuMonitor, card: SimulatedCard
+) -> None:
+    card.hold(FOREIGN, 3_000)
+    card.hold(COMFY, 400)
+    await monitor.look(loaded=None, running_need_mib=None, torch_mib=0)
+    decided = monitor.engine
+    card.hold(COMFY, 7_400)
+    await monitor.read()
+    assert monitor.picture is not None
+    assert monitor.picture.reading.used_mib == 3_400
+    picture = await monitor.observe(torch_mib=7_000)
+    assert picture is monitor.picture is not None
+    assert picture.engine.held_mib == 7_400
+    assert picture.reading.used_mib - picture.engine.held_mib == 3_000
+    assert monitor.engine is decided
