@@ -220,7 +220,7 @@ def _who_holds(others: int, situation: Situation) -> str:
     shown = ", ".join(named[:4]) + (", and more" if len(named) > 4 else "")
     if not shown:
         return f"Others hold {mib(others)}."
-    if situation.engine.source == "pid":
+    if situation.engine.source != "system_stats":
         return f"Others hold {mib(others)} ({shown})."
     # Which of the processes is ComfyUI's is not known, only what torch says that it holds.
     return f"Others hold {mib(others)}; on the card, ComfyUI's among them: {shown}."
