@@ -223,9 +223,10 @@ class JobLinks(Frozen):
 
 
 class Job(Frozen):
-    """The one resource everything speaks of."""
+    """The one resource everything speaks of. `key_id` is null where no key was needed."""
 
     id: str
+    key_id: str | None = Field(default=None, description="API key that it was submitted with")
     workflow: str
     status: JobStatus
     phase: Phase | None

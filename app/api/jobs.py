@@ -18,11 +18,11 @@ from app.api.polling import dated, fresh, job_answer, look_at
 from app.api.services import Services
 from app.api.submissions import read_submission
 from app.errors import Conflict, FieldError, InvalidRequest
-from app.jobs import queue, views
+from app.jobs import pages, queue, views
 from app.jobs.glance import glance
+from app.jobs.pages import Filter, Order
 from app.jobs.queue import Submitted
 from app.jobs.states import Status
-from app.jobs.views import Filter
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -30,7 +30,10 @@ _CANCEL_SECONDS = 2.0
 """How long a cancel waits for a running job to end, so that its answer says how it ended."""
 
 _QUERY = frozenset(
-    {"status", "workflow", "batch_id", "created_after", "created_before", "limit", "cursor"}
+    {
+        *("status", "workflow", "batch_id", "created_after", "created_before"),
+        *("order", "limit", "cursor"),
+    }
 )
 
 
@@ -101,16 +104,28 @@ async def list_jobs(
     batch_id: Annotated[str | None, Query(max_length=64)] = None,
     created_after: Annotated[Moment | None, Query(description="At this time or later.")] = None,
     created_before: Annotated[Moment | None, Query(description="Before this time.")] = None,
+    order: Annotated[
+        Order,
+        Query(
+            description="`queue`: only what waits, the one that is to start next first; not "
+            "together with another `status` than `queued`."
+        ),
+    ] = "newest",
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: Annotated[
         str | None, Query(max_length=256, description="`next_cursor` of the page before.")
     ] = None,
 ) -> Response:
-    """Give the caller's jobs, newest first; with the scope `admin`, everybody's.
+    """Give the caller's jobs; with the scope `admin`, everybody's.
 
     `metadata.KEY=VALUE` limits the list to jobs with that label, and can be given for several.
     """
     labels = _labels(request)
+    if order == "queue" and set(status or ()) - {Status.QUEUED.value}:
+        detail = "the order `queue` lists what waits: leave `status` out, or ask for `queued`."
+        raise InvalidRequest(
+            f"With {detail}", errors=[FieldError("/order", f"'queue' was sent; {detail}")]
+        )
     which = Filter(
         owner=seen_owner(caller),
         status=tuple(status or ()),
@@ -121,7 +136,7 @@ async def list_jobs(
         labels=labels,
     )
     jobs, next_cursor = await services.db.read(
-        lambda session: views.page(session, which, limit=limit, cursor=cursor)
+        lambda session: pages.page(session, which, limit=limit, cursor=cursor, order=order)
     )
     shown = tuple(dated(job, services) for job in jobs)
     return tagged_answer(request, wire.JobPage(jobs=shown, next_cursor=next_cursor))

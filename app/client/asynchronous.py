@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, closing
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import httpx
 from pydantic import JsonValue
@@ -104,15 +104,17 @@ class AsyncGatewayClient:
         created_after: datetime | None = None,
         created_before: datetime | None = None,
         metadata: Mapping[str, str] | None = None,
+        order: Literal["newest", "queue"] = "newest",
         page_size: int = 50,
     ) -> AsyncGenerator[wire.Job]:
-        """Jobs, newest first. See `GatewayClient.list`."""
+        """Jobs. See `GatewayClient.list`."""
         filters = operations.filters_of(
             status=status,
             workflow=workflow,
             created_after=created_after,
             created_before=created_before,
             metadata=metadata or {},
+            order=order,
             page_size=page_size,
         )
         cursor: str | None = None

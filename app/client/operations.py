@@ -113,6 +113,7 @@ def filters_of(
     created_after: datetime | None,
     created_before: datetime | None,
     metadata: Mapping[str, str],
+    order: str,
     page_size: int,
 ) -> tuple[tuple[str, str], ...]:
     """The query of a listing."""
@@ -125,6 +126,8 @@ def filters_of(
         if at is not None
     ]
     found += [(f"metadata.{key}", value) for key, value in metadata.items()]
+    if order != "newest":
+        found.append(("order", order))
     return (*found, ("limit", str(page_size)))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import httpx
 from pydantic import JsonValue
@@ -127,15 +127,17 @@ class GatewayClient:
         created_after: datetime | None = None,
         created_before: datetime | None = None,
         metadata: Mapping[str, str] | None = None,
+        order: Literal["newest", "queue"] = "newest",
         page_size: int = 50,
     ) -> Iterator[wire.Job]:
-        """Jobs, newest first; the next page is asked for when it is reached."""
+        """Jobs, newest first or as they are queued; pages are asked for as they are reached."""
         filters = operations.filters_of(
             status=status,
             workflow=workflow,
             created_after=created_after,
             created_before=created_before,
             metadata=metadata or {},
+            order=order,
             page_size=page_size,
         )
         cursor: str | None = None

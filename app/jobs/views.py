@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
 
 import sqlalchemy as sa
 from sqlmodel import Session, SQLModel, col, select
 
 from app import wire
-from app.errors import FieldError, InvalidRequest, NotFound
+from app.errors import NotFound
 from app.jobs.glance import Glance
 from app.jobs.states import OPEN, Status
 from app.jobs.tables import Attempt, Job, JobEvent, JobInput
@@ -26,7 +22,6 @@ _Row = sa.Row[*tuple[Any, ...]]
 # Rows are read without mapped objects, by statements made once: in a third of the time, and looking
 # at jobs is most of what a gateway does.
 _JOB = SQLModel.metadata.tables["job"]
-_LABEL = SQLModel.metadata.tables["job_label"]
 _other = _JOB.alias()
 _QUEUED_BEFORE = (
     # Two counts, each a range of the queue's index; one with OR would read all of it.
@@ -54,19 +49,6 @@ _ITS_INPUTS = _EACH_INPUT.where(col(JobInput.job_id) == sa.bindparam("id"))
 _ITS_ARTIFACTS = _EACH_ARTIFACT.where(col(Artifact.job_id) == sa.bindparam("id"))
 _INPUTS = _EACH_INPUT.where(col(JobInput.job_id).in_(sa.bindparam("ids", expanding=True)))
 _ARTIFACTS = _EACH_ARTIFACT.where(col(Artifact.job_id).in_(sa.bindparam("ids", expanding=True)))
-
-
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """Which jobs a listing shows. `owner` None shows everybody's."""
-
-    owner: str | None = None
-    status: tuple[str, ...] = ()
-    workflow: str | None = None
-    batch_id: str | None = None
-    created_after: datetime | None = None
-    created_before: datetime | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,63 +93,15 @@ def view(session: Session, job_id: str, *, owner: str | None) -> tuple[wire.Job,
     return _show(job, job.position, inputs, made), Glance(job.status, job.version, job.position)
 
 
-def page(
-    session: Session, which: Filter, *, limit: int, cursor: str | None
-) -> tuple[list[wire.Job], str | None]:
-    """Give one page, newest first, and the cursor of the next one.
-
-    Raises:
-        InvalidRequest: The cursor is none that a page gave.
-    """
-    before = _open_cursor(cursor) if cursor is not None else None
-    # One query for each status: each walks an index in the order of the page and stops at the
-    # limit, where one for several would read and sort all that have them.
-    found = [
-        newest(which, status, before=before).limit(limit + 1) for status in which.status or (None,)
-    ]
-    ids_found = sa.union_all(*(sa.select(part.subquery().c.id) for part in found))
-    rows = (
-        session.connection()
-        .execute(
-            sa.select(_JOB)
-            .where(_JOB.c.id.in_(ids_found))
-            .order_by(_JOB.c.id.desc())
-            .limit(limit + 1)
-        )
-        .all()
-    )
-    shown = rows[:limit]
-    ids = [job.id for job in shown]
+def show_all(session: Session, rows: Sequence[_Row]) -> list[wire.Job]:
+    """Give rows of the job table as the wire shows them, in their order."""
+    ids = [job.id for job in rows]
     inputs, made = _inputs(session, ids), _artifacts(session, ids)
-    positions = _positions(session, shown)
-    jobs = [
+    positions = _positions(session, rows)
+    return [
         _show(job, positions.get(job.id), inputs.get(job.id, {}), made.get(job.id, ()))
-        for job in shown
+        for job in rows
     ]
-    return jobs, _make_cursor(shown[-1].id) if len(rows) > limit else None
-
-
-def newest(which: Filter, status: str | None, *, before: str | None) -> sa.Select[str]:
-    """Select the ids of a filter's jobs that have one status (None: any), newest first."""
-    labels = [_LABEL.alias() for _ in which.labels]
-    # The first label's index is the one that is walked: it holds the ids in their order.
-    place = labels[0].c.job_id if labels else _JOB.c.id
-    chosen = sa.select(place.label("id")).order_by(place.desc())
-    if labels:
-        chosen = chosen.join(_JOB, _JOB.c.id == place)
-    for label, (key, value) in zip(labels, which.labels.items(), strict=True):
-        chosen = chosen.where(label.c.key == key, label.c.value == value)
-        if label is not labels[0]:
-            chosen = chosen.where(label.c.job_id == place)
-    equal = {"owner": which.owner, "workflow": which.workflow, "batch_id": which.batch_id}
-    for name, wanted in ({"status": status} | equal).items():
-        if wanted is not None:
-            chosen = chosen.where(_JOB.c[name] == wanted)
-    if which.created_after is not None:
-        chosen = chosen.where(place >= _first_id(which.created_after))
-    if which.created_before is not None:
-        chosen = chosen.where(place < _first_id(which.created_before))
-    return chosen.where(place < before) if before is not None else chosen
 
 
 def events(
@@ -268,6 +202,7 @@ def _show(
     return wire.Job.model_validate(
         {
             "id": job.id,
+            "key_id": job.owner,
             "workflow": job.workflow,
             "status": job.status,
             "phase": job.phase,
@@ -361,33 +296,3 @@ def _positions(session: Session, jobs: Sequence[_Row]) -> dict[str, int]:
         sa.select(ranked.c.id, ranked.c.place).where(ranked.c.id.in_(wanted))
     ).all()
     return {job_id: int(place) for job_id, place in rows}
-
-
-# --- cursors -------------------------------------------------------------------------------------
-
-
-def _make_cursor(job_id: str) -> str:
-    return base64.urlsafe_b64encode(json.dumps({"before": job_id}).encode()).decode().rstrip("=")
-
-
-def _open_cursor(cursor: str) -> str:
-    try:
-        padded = cursor + "=" * (-len(cursor) % 4)
-        opened = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
-        return str(UUID(opened["before"]))
-    except (binascii.Error, ValueError, KeyError, TypeError, AttributeError) as error:
-        detail = "is not a cursor; take `next_cursor` of an earlier page, or leave it out."
-        raise InvalidRequest(
-            f"The cursor {detail}", errors=[FieldError("/cursor", f"{cursor[:80]!r} {detail}")]
-        ) from error
-
-
-def _first_id(moment: datetime) -> str:
-    """The smallest UUIDv7 of a millisecond: ids are in the order of time."""
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    milliseconds = max(
-        int((moment - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(milliseconds=1)), 0
-    )
-    text = f"{milliseconds:012x}"
-    return f"{text[:8]}-{text[8:12]}-7000-8000-000000000000"

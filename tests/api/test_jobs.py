@@ -268,6 +268,30 @@ async def test_a_list_shows_all_pages_once_newest_first(world: World) -> None:
     assert seen == made[::-1]
 
 
+async def test_the_queue_is_listed_in_the_order_in_which_its_jobs_start(world: World) -> None:
+    media = await world.media()
+    label = {"in": "order"}
+    made = [
+        (await world.job(media=media, metadata=label, priority=priority))["id"]
+        for priority in (0, 5, 0, -1, 5)
+    ]
+    await world.http.post(f"/v1/jobs/{made[0]}/cancel")
+    asked = {"metadata.in": "order", "order": "queue", "limit": 3}
+    first = (await world.http.get("/v1/jobs", params=asked)).json()
+    rest = (
+        await world.http.get("/v1/jobs", params=asked | {"cursor": first["next_cursor"]})
+    ).json()
+    seen = [job["id"] for job in (*first["jobs"], *rest["jobs"])]
+    assert seen == [made[1], made[4], made[2], made[3]]
+    assert rest["next_cursor"] is None
+    for refused in ({"status": "failed"}, {"order": "oldest"}):
+        answer = await world.http.get("/v1/jobs", params=asked | refused)
+        assert answer.status_code == 422
+        assert answer.json()["errors"][0]["pointer"].startswith("/order")
+    other = {"cursor": first["next_cursor"]}
+    assert (await world.http.get("/v1/jobs", params=other)).status_code == 422
+
+
 async def test_a_list_is_filtered_by_status_workflow_time_and_label(world: World) -> None:
     media = await world.media()
     one = await world.job(media=media, metadata={"in": "filters", "team": "red", "n": "1"})

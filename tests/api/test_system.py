@@ -97,7 +97,7 @@ async def test_what_nobody_foresaw_is_a_bare_500_with_the_request_id(
     def broken(*_args: object, **_kwargs: object) -> None:
         raise RuntimeError("secret detail at /srv/data")
 
-    monkeypatch.setattr("app.jobs.views.page", broken)
+    monkeypatch.setattr("app.jobs.pages.page", broken)
     with capture_logs() as lines:
         answer = await world.http.get("/v1/jobs")
     assert [line["event"] for line in lines if line["log_level"] == "error"] == ["request failed"]

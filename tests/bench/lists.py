@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlencode
 
-from app.jobs.views import _make_cursor
+from app.jobs.pages import Place, make_cursor
 from tests.bench.kit import Lab, Served
 from tests.bench.load import drive, get
 from tests.bench.seed import DAYS, fill
@@ -66,7 +66,7 @@ def _calls(
     """Ask for one page again and again: how many jobs it has, and the seconds of each call."""
     asked = {"limit": str(LIMIT), **query}
     if share:
-        asked["cursor"] = _make_cursor(ids[-1 - int(share * (len(ids) - 1))])
+        asked["cursor"] = make_cursor(Place(ids[-1 - int(share * (len(ids) - 1))]))
     path = f"/v1/jobs?{urlencode(asked)}"
     count = len(served.json("GET", path)["jobs"])
     seen = drive(served.url, [get(path)], count=lab.sizes.page_calls)

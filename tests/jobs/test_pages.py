@@ -6,16 +6,48 @@ import random
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from sqlmodel import Session
 
 from app.database import Database
-from app.jobs import queue, views
+from app.jobs import pages, queue
+from app.jobs.pages import Filter, Order, Place, newest, waiting
 from app.jobs.queue import FailureNote, NewJob
 from app.jobs.states import Status
-from app.jobs.views import Filter
+from app.wire import Job
 from tests.conftest import Clock
 
 JOBS = 120
+
+
+def _submit(session: Session, clock: Clock, **chosen: Any) -> str:
+    given: dict[str, Any] = {"owner": None, "workflow": "smoke", **chosen}
+    new = NewJob(
+        request={},
+        inputs={},
+        shape="a/b/1x1x1",
+        formula_mib=1,
+        low_memory_shape="a/b/1x1x1",
+        low_memory_mib=1,
+        **given,
+    )
+    return queue.submit(session, new, now=clock()).job_id
+
+
+def _follow(session: Session, which: Filter, *, order: Order = "newest") -> list[Job]:
+    found: list[Job] = []
+    cursor: str | None = None
+    while True:
+        page, cursor = pages.page(session, which, limit=7, cursor=cursor, order=order)
+        found += page
+        if cursor is None:
+            return found
+
+
+def _plan(session: Session, chosen: sa.Select[str]) -> list[str]:
+    text = chosen.limit(51).compile(session.get_bind(), compile_kwargs={"literal_binds": True})
+    rows = session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {text}")
+    return [str(row[3]) for row in rows]
 
 
 def _fill(session: Session, clock: Clock) -> list[dict[str, Any]]:
@@ -30,16 +62,7 @@ def _fill(session: Session, clock: Clock) -> list[dict[str, Any]]:
             "labels": {"team": rng.choice("rg"), **({"n": "1"} if number % 2 else {})},
         }
         status = rng.choice((Status.QUEUED, Status.CANCELED, Status.FAILED))
-        new = NewJob(
-            request={},
-            inputs={},
-            shape="a/b/1x1x1",
-            formula_mib=1,
-            low_memory_shape="a/b/1x1x1",
-            low_memory_mib=1,
-            **chosen,
-        )
-        job_id = queue.submit(session, new, now=clock()).job_id
+        job_id = _submit(session, clock, **chosen)
         if status is Status.CANCELED:
             queue.cancel(session, job_id, now=clock())
         if status is Status.FAILED:
@@ -75,18 +98,40 @@ async def test_the_pages_of_any_filter_give_each_job_once_and_newest_first(
 ) -> None:
     jobs = await db.write(lambda session: _fill(session, clock))
 
-    def follow(session: Session, which: Filter) -> list[str]:
-        found: list[str] = []
-        cursor: str | None = None
-        while True:
-            page, cursor = views.page(session, which, limit=7, cursor=cursor)
-            found += [job.id for job in page]
-            if cursor is None:
-                return found
-
     for which in FILTERS:
-        ids = await db.read(lambda session, which=which: follow(session, which))  # type: ignore[misc]
-        assert ids == [job["id"] for job in jobs if _wanted(job, which)], which
+        found = await db.read(lambda session, which=which: _follow(session, which))  # type: ignore[misc]
+        assert [job.id for job in found] == [job["id"] for job in jobs if _wanted(job, which)]
+
+
+async def test_the_pages_of_the_queue_are_in_the_order_in_which_jobs_start(
+    db: Database, clock: Clock
+) -> None:
+    def fill(session: Session) -> list[tuple[int, str]]:
+        rng = random.Random(6)
+        made = []
+        for number in range(60):
+            priority = rng.choice((-5, 0, 0, 7))
+            job_id = _submit(session, clock, priority=priority, labels={"n": str(number % 2)})
+            if number % 7:
+                made.append((-priority, job_id))
+            else:
+                queue.cancel(session, job_id, now=clock())
+        return sorted(made)
+
+    queued = await db.write(fill)
+    found = await db.read(lambda session: _follow(session, Filter(), order="queue"))
+    assert [job.id for job in found] == [job_id for _, job_id in queued]
+    assert [job.queue_position for job in found] == list(range(len(queued)))
+    odd = await db.read(lambda session: _follow(session, Filter(labels={"n": "1"}), order="queue"))
+    assert odd == [job for job in found if job.metadata == {"n": "1"}]
+
+
+async def test_the_queue_is_read_in_the_order_of_its_index(db: Database) -> None:
+    after = Place("019f0000-0000-7000-8000-000000000000", 3)
+    for place in (None, after):
+        plan = await db.read(lambda session, at=place: _plan(session, waiting(Filter(), after=at)))  # type: ignore[misc]
+        assert "INDEX ix_job_queue" in plan[0], plan
+        assert not any("TEMP B-TREE" in step for step in plan), plan
 
 
 @pytest.mark.parametrize(
@@ -110,13 +155,8 @@ async def test_a_page_is_read_in_the_order_of_an_index(
     """A page costs what it shows, not what the store holds: nothing is sorted to find it."""
 
     def plans(session: Session) -> list[list[str]]:
-        found = []
-        for status in which.status or (None,):
-            chosen = views.newest(which, status, before=cursor).limit(51)
-            text = chosen.compile(session.get_bind(), compile_kwargs={"literal_binds": True})
-            rows = session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {text}")
-            found.append([str(row[3]) for row in rows])
-        return found
+        statuses = which.status or (None,)
+        return [_plan(session, newest(which, status, before=cursor)) for status in statuses]
 
     for plan in await db.read(plans):
         assert f"INDEX {index}" in plan[0], plan
