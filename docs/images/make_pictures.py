@@ -21,7 +21,7 @@ from PIL import Image  # noqa: E402
 from playwright.sync_api import Page, sync_playwright  # noqa: E402
 
 from app.workflows.registry import load_workflows, standin_models  # noqa: E402
-from tests.dashboard.servers import ROOT, Engine, Gateway  # noqa: E402
+from tests.dashboard.servers import ROOT, Engine, Gateway, running  # noqa: E402
 
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 COLORS = 96
@@ -40,7 +40,7 @@ def main() -> None:
         models = standin_models(load_workflows(ROOT / "workflows"))
         engine = Engine(Path(place) / "engine", models=models, step_seconds=0.5)
         gateway = Gateway(Path(place) / "gateway", engine.url, card=True)
-        with engine.running(), gateway.running():
+        with running(engine, gateway):
             look(gateway)
 
 

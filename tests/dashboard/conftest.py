@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,8 @@ import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 
 from app.workflows.registry import load_workflows, standin_models
-from tests.dashboard.servers import NOBODY, ROOT, Engine, Gateway, fill
+from tests.dashboard.servers import NOBODY, ROOT, Engine, Gateway, running
+from tests.fullstore import fill
 
 CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
 FLAGS = [
@@ -53,7 +55,7 @@ class World:
 
 @dataclass(frozen=True)
 class Locked:
-    """A gateway that needs a key, in front of a stand-in that lacks its model."""
+    """A gateway that needs a key, in front of a stand-in that lacks a model and a node."""
 
     gateway: Gateway
     admin: dict[str, Any]
@@ -76,19 +78,33 @@ class Locked:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     place = tmp_path_factory.mktemp("world")
     models = standin_models(load_workflows(ROOT / "workflows"))
-    engine = Engine(place / "engine", models=models, step_seconds=0.2)
+    engine = Engine(place / "engine", models=models, step_seconds=0.1)
     gateway = Gateway(place / "gateway", engine.url, card=True)
-    with engine.running(), gateway.running():
+    with running(engine, gateway):
         yield World(engine, gateway)
+
+
+def _with_unknown_node(workflows: Path) -> Path:
+    """The shipped workflows, and one that needs a node that nobody has."""
+    shutil.copytree(ROOT / "workflows", workflows)
+    shutil.copytree(workflows / "smoke", workflows / "tomorrow")
+    manifest, graph = (workflows / "tomorrow" / name for name in ("workflow.toml", "graph.json"))
+    manifest.write_text(manifest.read_text().replace("Smoke test", "Tomorrow", 1))
+    graph.write_text(graph.read_text().replace('"CreateVideo"', '"NodeOfTomorrow"'))
+    return workflows
 
 
 @pytest.fixture(scope="session")
 def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Locked]:
     place = tmp_path_factory.mktemp("locked")
     engine = Engine(place / "engine", models={}, step_seconds=0.05)
-    variant = json.dumps({"steadydancer": {"variant": "q8_0"}})
-    gateway = Gateway(place / "gateway", engine.url, GATEWAY_WORKFLOW_OVERRIDES=variant)
-    with engine.running(), gateway.running():
+    gateway = Gateway(
+        place / "gateway",
+        engine.url,
+        GATEWAY_WORKFLOW_OVERRIDES=json.dumps({"steadydancer": {"variant": "q8_0"}}),
+        GATEWAY_WORKFLOWS_DIR=str(_with_unknown_node(place / "workflows")),
+    )
+    with running(engine, gateway):
         made = httpx.post(f"{gateway.url}/v1/keys", json={"name": "boss", "scopes": ["admin"]})
         assert made.status_code == 201, made.text
         yield Locked(gateway, made.json())
@@ -96,11 +112,11 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Locked]:
 
 @pytest.fixture(scope="session")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """10,000 jobs, of which 1,000 wait for an engine that is dead."""
+    """100,000 jobs, of which 1,000 wait for an engine that is dead."""
     place = tmp_path_factory.mktemp("full") / "gateway"
-    fill(place, 10_000)
+    fill(place, 100_000, queued=1_000)
     gateway = Gateway(place, NOBODY)
-    with gateway.running():
+    with running(gateway):
         yield gateway
 
 
@@ -164,3 +180,8 @@ async def opened(page: Page, gateway: Gateway, place: str, heading: str) -> None
     """Open a view and wait until it has its heading."""
     await page.goto(f"{gateway.url}/{place}")
     await page.get_by_role("heading", level=1, name=heading).wait_for()
+
+
+async def later(page: Page, seconds: float) -> None:
+    """Set the page's own clock ahead, once it is installed: what it planned until then, it does."""
+    await page.clock.run_for(int(seconds * 1000))

@@ -1,4 +1,4 @@
-"""Gateway and stand-in as processes, and a store that is already full."""
+"""Gateway and stand-in as processes."""
 
 from __future__ import annotations
 
@@ -9,19 +9,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
-import sqlalchemy as sa
-from sqlmodel import insert
 
-from app.database import Database
-from app.gpu.tables import VramSample
-from app.jobs.tables import Job, JobLabel
-from app.schema import upgrade
 from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,28 +61,45 @@ def answers(url: str, child: subprocess.Popen[bytes], log: Path, *, seconds: flo
     raise AssertionError(f"{url} does not answer: {log.read_text(errors='replace')[-3000:]}")
 
 
+class Server(Protocol):
+    """What `running` can run: a command that answers at an address, and its log."""
+
+    command: list[str]
+    environ: dict[str, str]
+    health: str
+    log: Path
+
+
+@contextmanager
+def running(*servers: Server) -> Iterator[None]:
+    """Start servers, all at once since each takes a second to come up; stop them in the end."""
+    with ExitStack() as stack:
+        started = [
+            stack.enter_context(process(one.command, one.log, **one.environ)) for one in servers
+        ]
+        for one, child in zip(servers, started, strict=True):
+            answers(one.health, child, one.log)
+        yield
+
+
 class Engine:
-    """A stand-in with all models of the shipped workflows; it can be stopped and started."""
+    """A stand-in with all models of the shipped workflows."""
 
     def __init__(self, directory: Path, *, models: dict[str, Any], step_seconds: float) -> None:
         directory.mkdir(parents=True)
-        self._directory = directory
-        (directory / "models.json").write_text(json.dumps(models))
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._step_seconds = step_seconds
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        log = self._directory / "standin.log"
-        command = [sys.executable, "-m", "app.standin", "--port", str(self.port)]
-        command += ["--directory", str(self._directory)]
-        command += ["--models-from", str(self._directory / "models.json")]
-        command += ["--step-seconds", str(self._step_seconds)]
-        command += ["--vram-total-mib", "24576", "--need-mib", "7000"]
-        with process(command, log) as child:
-            answers(f"{self.url}/system_stats", child, log)
-            yield
+        listed = directory / "models.json"
+        listed.write_text(json.dumps(models))
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self.health = f"{self.url}/system_stats"
+        self.log = directory / "standin.log"
+        self.environ: dict[str, str] = {}
+        self.command = [
+            *(sys.executable, "-m", "app.standin", "--port", str(port)),
+            *("--directory", str(directory), "--models-from", str(listed)),
+            *("--step-seconds", str(step_seconds)),
+            *("--vram-total-mib", "24576", "--need-mib", "7000"),
+        ]
 
     def misbehave(self, mode: str, **how: Any) -> None:
         body = {"mode": mode, **how}
@@ -107,35 +117,25 @@ class Gateway:
         self, directory: Path, engine_url: str, *, card: bool = False, **settings: str
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        self.directory = directory
-        self._engine_url = engine_url
-        self._card = card
-        self._settings = settings
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self.health = f"{self.url}/healthz"
+        self.log = directory / "gateway.log"
         self.others = directory / "others.txt"
         self.others.write_text("3000")
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        log = self.directory / "gateway.log"
-        command = [sys.executable, "-m", "tests.dashboard.launcher"]
-        if not self._card:
-            command = [sys.executable, "-m", "app.cli", "serve"]
-        with process(
-            command,
-            log,
-            GATEWAY_PORT=str(self.port),
-            GATEWAY_DATA_DIR=str(self.directory),
-            GATEWAY_COMFYUI_URLS=self._engine_url,
-            GATEWAY_ADMISSION="nvml" if self._card else "off",
-            GATEWAY_QUIET_SECONDS="0.3",
-            GATEWAY_MIN_FREE_BYTES="0",
-            OTHERS_FILE=str(self.others),
-            **self._settings,
-        ) as child:
-            answers(f"{self.url}/healthz", child, log)
-            yield
+        self.command = [sys.executable, "-m", "tests.dashboard.launcher"]
+        if not card:
+            self.command = [sys.executable, "-m", "app.cli", "serve"]
+        self.environ = {
+            "GATEWAY_PORT": str(port),
+            "GATEWAY_DATA_DIR": str(directory),
+            "GATEWAY_COMFYUI_URLS": engine_url,
+            "GATEWAY_ADMISSION": "nvml" if card else "off",
+            "GATEWAY_QUIET_SECONDS": "0.3",
+            "GATEWAY_MIN_FREE_BYTES": "0",
+            "OTHERS_FILE": str(self.others),
+            **settings,
+        }
 
     def get(self, path: str, **headers: str) -> dict[str, Any]:
         answer = httpx.get(f"{self.url}{path}", headers=headers, timeout=10)
@@ -172,61 +172,3 @@ class Gateway:
             if job["status"] in statuses:
                 return job
         raise AssertionError(f"job {job_id} is still {job['status']}")
-
-
-def fill(directory: Path, jobs: int, *, migrations: Path = ROOT / "migrations") -> None:
-    """Make a store with so many jobs: the newest tenth is queued, the rest has ended."""
-    directory.mkdir(parents=True)
-    database = Database(f"sqlite:///{directory / 'gateway.db'}")
-    upgrade(database.engine, migrations)
-    start = datetime.now(UTC) - timedelta(days=20)
-    step = timedelta(days=20) / jobs
-    rows = [_row(number, start + number * step, total=jobs) for number in range(jobs)]
-    with database.engine.begin() as connection:
-        connection.execute(sa.text("PRAGMA foreign_keys=OFF"))
-        for at in range(0, jobs, 1000):
-            some = rows[at : at + 1000]
-            connection.execute(insert(Job), some)
-            connection.execute(
-                insert(JobLabel),
-                [
-                    {"job_id": row["id"], "key": "name", "value": row["labels"]["name"]}
-                    for row in some
-                ],
-            )
-        connection.execute(insert(VramSample), [_sample(start)])
-    database.close()
-
-
-def _sample(at: datetime) -> dict[str, Any]:
-    shape = {"workflow": "steadydancer", "variant": "q4_k_m/fast", "width": 480, "height": 832}
-    card = {"card": "Simulated 24 GB card", "card_mib": 23_684}
-    seen = {"peak_mib": 12_288, "oom": False, "source": "process", "at": at}
-    return {**shape, "frames": 81, **card, **seen}
-
-
-def _row(number: int, at: datetime, *, total: int) -> dict[str, Any]:
-    queued = number >= total * 9 // 10
-    failed = number % 5 == 0
-    milliseconds = int(at.timestamp() * 1000)
-    text = f"{milliseconds:012x}7{number % 4096:03x}8{number:015x}"
-    error = {
-        "type": "out-of-memory",
-        "title": "The GPU ran out of memory",
-        "detail": "There was not enough GPU memory.",
-        "advice": "Ask for a smaller size or fewer frames.",
-        "retryable": True,
-    }
-    status = "queued" if queued else "failed" if failed else "canceled"
-    return {
-        "id": f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:32]}",
-        "workflow": "smoke" if number % 3 else "steadydancer",
-        "status": status,
-        "phase": "waiting_for_engine" if queued else None,
-        "request": {"prompt": f"dance number {number}", "width": 480, "height": 832},
-        "labels": {"name": f"job {number}"},
-        "warnings": [],
-        "created_at": at,
-        "finished_at": None if queued else at + timedelta(minutes=3),
-        "error": error if status == "failed" else None,
-    }

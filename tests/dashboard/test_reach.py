@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from tests.dashboard.conftest import TIMEOUT_MS, World, opened, shoot
+from tests.dashboard.conftest import TIMEOUT_MS, World, later, opened, shoot
 from tests.dashboard.servers import Gateway
 from tests.dashboard.test_views import finished
 
@@ -53,6 +54,8 @@ async def test_axe_finds_nothing_in_any_view(
         await page.get_by_role("link", name="Download").wait_for()
         await expect(page.locator(".events li").first).to_be_visible()
         assert await faults(page) == []
+        if scheme == "dark":
+            await shoot(page, "dark-job")
         await opened(page, full, "", "Now")
         assert await faults(page) == []
     finally:
@@ -73,6 +76,8 @@ async def test_a_narrow_screen_shows_every_view_without_sideways_scrolling(
             await page.goto(f"{world.gateway.url}/{place}")
             await page.locator("h1").wait_for()
             await expect(page.locator(".loading")).to_have_count(0)
+            if job_id in place:
+                await expect(page.locator(".events li").first).to_be_visible()
             wide = await page.evaluate("document.documentElement.scrollWidth")
             assert wide <= 360, place
             await shoot(page, f"narrow-{place.split('/')[1]}")
@@ -90,9 +95,9 @@ async def test_everything_is_reached_by_keyboard(page: Page, full: Gateway) -> N
     await expect(page.locator(".jobs tbody tr")).to_have_count(50)
     await page.keyboard.press("j")
     await page.keyboard.press("j")
-    await expect(page.get_by_role("link", name="job 9998")).to_be_focused()
+    await expect(page.get_by_role("link", name="job 99998")).to_be_focused()
     await page.keyboard.press("Enter")
-    await expect(page.get_by_role("heading", level=1, name="job 9998")).to_be_focused()
+    await expect(page.get_by_role("heading", level=1, name="job 99998")).to_be_focused()
     await page.keyboard.press("/")
     await expect(page.get_by_role("searchbox", name="Search")).to_be_focused()
     await page.keyboard.type("n?")
@@ -104,6 +109,23 @@ async def test_everything_is_reached_by_keyboard(page: Page, full: Gateway) -> N
     await page.keyboard.press("Escape")
     await page.keyboard.press("1")
     await expect(page.get_by_role("heading", level=1, name="Jobs")).to_be_visible()
+
+
+async def test_the_focus_is_seen_and_motion_is_for_who_wants_it(page: Page, full: Gateway) -> None:
+    await opened(page, full, "#/jobs", "Jobs")
+    await page.locator(".jobs tbody tr").first.wait_for()
+    await page.get_by_role("searchbox", name="Search").focus()
+    ring = "getComputedStyle(document.activeElement).outline"
+    assert "2px" in await page.evaluate(ring)
+    await page.keyboard.press("Tab")
+    assert "2px" in await page.evaluate(ring)
+    moving = (
+        "[...document.querySelectorAll('*')]"
+        ".some(one => getComputedStyle(one).transitionDuration !== '0s')"
+    )
+    assert not await page.evaluate(moving)
+    await page.emulate_media(reduced_motion="no-preference")
+    assert await page.evaluate(moving)
 
 
 async def test_the_colors_can_be_chosen_and_stay(page: Page, full: Gateway) -> None:
@@ -121,6 +143,7 @@ async def test_the_colors_can_be_chosen_and_stay(page: Page, full: Gateway) -> N
 
 
 async def test_nothing_moves_while_a_job_runs_and_the_page_polls(page: Page, world: World) -> None:
+    await page.clock.install()
     await opened(page, world.gateway, "", "Now")
     await expect(page.locator(".figures")).to_be_visible()
     await page.locator(".chart canvas").wait_for()
@@ -129,15 +152,18 @@ async def test_nothing_moves_while_a_job_runs_and_the_page_polls(page: Page, wor
         " moved += one.value; }).observe({type: 'layout-shift'})"
     )
     world.engine.misbehave("hang", times=1)
-    job = world.gateway.submit(metadata={"name": "watched"})
+    job = await asyncio.to_thread(world.gateway.submit, metadata={"name": "watched"})
+    await later(page, 3)
     await expect(page.locator(".slot").first).to_contain_text("watched")
     world.engine.behave()
-    world.gateway.until(job["id"], "succeeded")
+    await asyncio.to_thread(world.gateway.until, job["id"], "succeeded")
+    await later(page, 3)
     await expect(page.locator(".slot").first).to_contain_text("Nothing runs.")
     await opened(page, world.gateway, "#/jobs", "Jobs")
     await expect(page.locator(".jobs tbody tr").first).to_contain_text("watched")
     await page.evaluate("window.moved = 0")
-    world.gateway.submit(metadata={"name": "one more"})
+    await asyncio.to_thread(world.gateway.submit, metadata={"name": "one more"})
+    await later(page, 4)
     await expect(page.locator(".jobs tbody tr").first).to_contain_text("one more")
     assert await page.evaluate("moved") < 0.1
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from playwright.async_api import BrowserContext, Page, Route, expect
 
-from tests.dashboard.conftest import Locked, World, opened, shoot
+from tests.dashboard.conftest import Locked, World, later, opened, shoot
 from tests.dashboard.servers import Gateway
+from tests.fullstore import DAYS
+
+HALF = timedelta(days=DAYS / 2)
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -43,10 +48,12 @@ async def test_a_revoked_key_is_said_and_another_one_goes_on_at_the_same_place(
     page: Page, locked: Locked
 ) -> None:
     made = locked.key("submit", "read", name="soon gone")
+    await page.clock.install()
     await sign_in(page, locked, made["key"])
     await page.get_by_role("link", name="Engine").click()
     await expect(page.get_by_text("Draining needs an admin key.")).to_be_visible()
     assert locked.gateway.call("DELETE", f"/v1/keys/{made['id']}", **locked.headers) == 200
+    await later(page, 4)
     await expect(page.get_by_role("heading", level=1, name="Sign in")).to_be_visible()
     await expect(page.get_by_role("alert").first).not_to_be_empty()
     await page.get_by_label("API key").fill(locked.admin["key"])
@@ -55,7 +62,7 @@ async def test_a_revoked_key_is_said_and_another_one_goes_on_at_the_same_place(
     await expect(page.get_by_role("button", name="Drain")).to_be_visible()
 
 
-async def test_missing_models_are_named_and_an_empty_list_invites(
+async def test_what_is_missing_is_named_and_an_empty_list_invites(
     page: Page, locked: Locked
 ) -> None:
     await sign_in(page, locked, locked.admin["key"])
@@ -63,12 +70,39 @@ async def test_missing_models_are_named_and_an_empty_list_invites(
     missing = page.get_by_role("table", name="Missing for SteadyDancer")
     await expect(missing).to_contain_text("Model file")
     await expect(missing).to_contain_text(re.compile(r"\.(safetensors|gguf|pth|onnx)"))
+    await expect(page.get_by_role("table", name="Missing for Tomorrow")).to_contain_text(
+        re.compile(r"Node\s*NodeOfTomorrow")
+    )
     await shoot(page, "engine-missing")
     await page.get_by_role("link", name="Jobs").click()
     await expect(page.get_by_text("No jobs yet.")).to_be_visible()
     await shoot(page, "jobs-none")
     await page.get_by_role("link", name="Make the first one").click()
     await expect(page.get_by_label("Workflow")).to_be_visible()
+
+
+async def test_one_job_is_a_list_that_says_whose_it_is(page: Page, locked: Locked) -> None:
+    ann = locked.key("submit", "read", name="ann")
+    headers = {"Authorization": f"Bearer {ann['key']}"}
+    job = await asyncio.to_thread(
+        locked.gateway.submit,
+        workflow="smoke",
+        headers=headers,
+        request={"width": 64, "height": 64, "frames": None, "prompt": None},
+        metadata={"name": "the only one"},
+    )
+    await sign_in(page, locked, locked.admin["key"])
+    await page.get_by_role("link", name="Jobs").click()
+    rows = page.locator(".jobs tbody tr")
+    await expect(rows).to_have_count(1)
+    await expect(rows.first).to_contain_text("the only one")
+    await expect(rows.first).to_contain_text("by ann")
+    await expect(page.get_by_role("link", name="Older")).to_have_count(0)
+    await shoot(page, "jobs-one")
+    await rows.first.get_by_role("link").click()
+    await expect(page.get_by_role("heading", level=1, name="the only one")).to_be_visible()
+    await expect(page.get_by_role("heading", name="Facts").locator("..")).to_contain_text("ann")
+    assert locked.gateway.call("POST", f"/v1/jobs/{job['id']}/cancel", **headers) == 200
 
 
 async def test_a_key_that_may_only_read_is_told_so(page: Page, locked: Locked) -> None:
@@ -91,7 +125,7 @@ async def test_a_dead_engine_is_said_in_words(page: Page, full: Gateway) -> None
     await opened(page, full, "", "Now")
     await expect(page.get_by_role("alert")).to_contain_text("ComfyUI is unreachable")
     await expect(page.locator(".figures")).to_contain_text("1,000")
-    await expect(page.locator(".admission")).to_contain_text("job 9000")
+    await expect(page.locator(".admission")).to_contain_text("job 99000")
     await shoot(page, "now-dead-engine")
     await page.get_by_role("link", name="Engine", exact=True).click()
     await expect(page.get_by_role("heading", name="Not ready")).to_be_visible()
@@ -99,22 +133,48 @@ async def test_a_dead_engine_is_said_in_words(page: Page, full: Gateway) -> None
     await expect(learned).to_contain_text("12.0 GiB")
 
 
-async def test_ten_thousand_jobs_are_paged_filtered_and_found(page: Page, full: Gateway) -> None:
+async def test_the_next_job_is_the_one_that_starts_next_however_many_wait(
+    page: Page, full: Gateway
+) -> None:
+    job = await asyncio.to_thread(full.submit, priority=50, metadata={"name": "urgent"})
+    try:
+        await opened(page, full, "", "Now")
+        await expect(page.locator(".admission")).to_contain_text("Next: urgent")
+        await expect(page.locator(".figures")).to_contain_text("1,001")
+    finally:
+        assert full.call("POST", f"/v1/jobs/{job['id']}/cancel") == 200
+        assert full.call("DELETE", f"/v1/jobs/{job['id']}") == 204
+
+
+async def test_an_estimate_says_how_many_are_ahead(page: Page, full: Gateway) -> None:
+    await opened(page, full, "#/new", "New job")
+    await expect(page.get_by_text("This workflow cannot run here now")).to_be_visible()
+    await expect(page.locator(".estimate")).to_contain_text("1,000 ahead")
+
+
+async def test_a_hundred_thousand_jobs_are_paged_filtered_and_found(
+    page: Page, full: Gateway
+) -> None:
     await opened(page, full, "#/jobs", "Jobs")
     rows = page.locator(".jobs tbody tr")
     await expect(rows).to_have_count(50)
-    await expect(rows.first).to_contain_text("job 9999")
+    await expect(rows.first).to_contain_text("job 99999")
     await shoot(page, "jobs-many")
     await page.get_by_role("link", name="Older").click()
-    await expect(rows.first).to_contain_text("job 9949")
+    await expect(rows.first).to_contain_text("job 99949")
     await expect(page.locator(".pages")).to_contain_text("Page 2")
+    await expect(rows).to_have_count(50)
     await page.get_by_role("button", name="Back", exact=True).click()
-    await expect(rows.first).to_contain_text("job 9999")
+    await expect(rows.first).to_contain_text("job 99999")
+    await page.get_by_label("Up to the day").fill(str((datetime.now(UTC) - HALF).date()))
+    await expect(rows.first).to_contain_text(re.compile(r"job [45]\d{4}"))
+    await expect(rows).to_have_count(50)
+    await page.get_by_label("Up to the day").fill("")
     await page.get_by_label("Status").select_option("failed")
-    await expect(rows.first).to_contain_text("job 8995")
+    await expect(rows.first).to_contain_text("job 98995")
     await expect(rows.first).to_contain_text("The GPU ran out of memory")
     search = page.get_by_role("searchbox", name="Search")
-    await search.fill("job 8990")
+    await search.fill("job 98990")
     await search.press("Enter")
     await expect(rows).to_have_count(1)
     href = await rows.first.get_by_role("link").get_attribute("href")
@@ -123,15 +183,17 @@ async def test_ten_thousand_jobs_are_paged_filtered_and_found(page: Page, full: 
     await search.fill(start)
     await search.press("Enter")
     await expect(rows).to_have_count(1)
-    await expect(rows.first).to_contain_text("job 8990")
+    await expect(rows.first).to_contain_text("job 98990")
 
 
 async def test_a_lost_network_is_said_and_the_page_comes_back_by_itself(
     page: Page, context: BrowserContext, world: World
 ) -> None:
+    await page.clock.install()
     await opened(page, world.gateway, "", "Now")
     await expect(page.locator(".figures")).to_be_visible()
     await context.set_offline(True)
+    await later(page, 3)
     bar = page.locator(".connection")
     await expect(bar).to_contain_text("This computer is offline.")
     await expect(page.locator(".figures")).to_be_visible()
@@ -146,19 +208,23 @@ async def test_a_gateway_that_does_not_answer_at_first_is_asked_again(
     async def refuse(route: Route) -> None:
         await route.abort()
 
+    await page.clock.install()
     await page.route("**/v1/session", refuse)
     await page.goto(world.gateway.url)
     await expect(page.locator(".connection")).to_contain_text("does not answer")
     await page.unroute("**/v1/session")
+    await later(page, 4)
     await expect(page.get_by_role("heading", level=1, name="Now")).to_be_visible()
 
 
 async def test_what_did_not_change_is_answered_with_304(page: Page, full: Gateway) -> None:
+    await page.clock.install()
     await opened(page, full, "#/jobs", "Jobs")
+    await expect(page.locator(".jobs tbody tr")).to_have_count(50)
     async with page.expect_response(
-        lambda answer: "/v1/jobs?" in answer.url and answer.status == 304, timeout=15000
+        lambda answer: "/v1/jobs?" in answer.url and answer.status == 304
     ):
-        pass
+        await later(page, 4)
 
 
 async def test_a_hidden_page_asks_rarely_and_at_once_when_it_is_seen(
@@ -170,15 +236,19 @@ async def test_a_hidden_page_asks_rarely_and_at_once_when_it_is_seen(
         "window.hide = value => { hidden = value;"
         " document.dispatchEvent(new Event('visibilitychange')); };"
     )
-    asked: list[str] = []
+    await page.clock.install()
     await opened(page, world.gateway, "", "Now")
+    await expect(page.locator(".figures")).to_be_visible()
     await page.evaluate("hide(true)")
-    # The one call that was planned before.
-    await page.wait_for_timeout(2500)
+    async with page.expect_response("**/v1/system"):  # the one call that was planned before
+        await later(page, 3)
+    asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
-    await page.wait_for_timeout(3000)
+    await later(page, 50)
     assert asked == []
-    async with page.expect_response("**/v1/system", timeout=1500):
+    async with page.expect_response("**/v1/system"):
+        await later(page, 20)
+    async with page.expect_response("**/v1/system"):
         await page.evaluate("hide(false)")
 
 

@@ -22,6 +22,7 @@ async def test_a_job_is_made_with_an_estimate_followed_with_previews_and_seen(
     await page.set_input_files("#field-reference_image", SAMPLES / "photo.jpg")
     await page.set_input_files("#field-driving_video", SAMPLES / "dance.mp4")
     await expect(page.get_by_text(re.compile("480 . 832 · 17.4 kB"))).to_be_visible()
+    await expect(page.get_by_text(re.compile("480 . 832 · 144 frames"))).to_be_visible()
     await page.get_by_label("Prompt", exact=True).fill("a person dances in the rain")
     await page.get_by_label("Name", exact=True).fill("rain dance")
     await page.get_by_label("Steps").evaluate("field => field.closest('details').open = true")
@@ -32,12 +33,17 @@ async def test_a_job_is_made_with_an_estimate_followed_with_previews_and_seen(
     await expect(estimate).to_contain_text("first")
     await shoot(page, "new-job")
 
-    world.engine.misbehave("hang", at_step=4, times=1)
+    world.engine.misbehave("hang", at_step=3, times=1)
     await page.get_by_role("button", name="Send").click()
     await expect(page.get_by_role("heading", level=1, name="rain dance")).to_be_visible()
     await expect(page.get_by_alt_text("Preview while sampling")).to_be_visible()
     await expect(page.locator(".going-line")).to_contain_text(re.compile(r"step \d of 8"))
     await shoot(page, "job-running")
+    await page.get_by_role("link", name="Jobs").click()
+    row = page.locator(".jobs tbody tr", has_text="rain dance")
+    await expect(row.locator(".col-progress")).to_contain_text(re.compile(r"\d+ % · .+ left"))
+    await expect(row).to_contain_text("a person dances in the rain")
+    await row.get_by_role("link").click()
     world.engine.behave()
     await expect(page.get_by_role("link", name="Download")).to_be_visible(timeout=20000)
     await expect(page.locator(".events")).to_contain_text("Succeeded")
@@ -106,10 +112,10 @@ async def test_rerun_with_changes_sends_only_what_differs(page: Page, world: Wor
 
 
 async def test_a_running_job_is_canceled_and_deleted(page: Page, world: World) -> None:
-    job = await asyncio.to_thread(
-        world.gateway.submit, request={"steps": 8}, metadata={"name": "too long"}
-    )
+    world.engine.misbehave("hang", at_step=1, times=1)
+    job = await asyncio.to_thread(world.gateway.submit, metadata={"name": "too long"})
     await page.goto(f"{world.gateway.url}/#/job/{job['id']}")
+    await expect(page.locator(".going-line")).to_contain_text("step 1")
     await page.get_by_role("button", name="Cancel", exact=True).click()
     await page.get_by_role("button", name="Cancel it?").click()
     await expect(page.get_by_text("the job was canceled")).to_be_visible()
@@ -148,6 +154,12 @@ async def test_now_shows_memory_and_says_what_the_next_job_waits_for(
     finally:
         world.gateway.others.write_text("3000")
     await asyncio.to_thread(world.gateway.until, job["id"], "succeeded")
+    # What ComfyUI took meanwhile is its own, not somebody else's.
+    await opened(page, world.gateway, "", "Now")
+    await expect(page.locator(".legend").first).to_contain_text(
+        re.compile(r"ComfyUI\s*7\.2 GiB\s*Others\s*2\.9 GiB")
+    )
+    await shoot(page, "now")
 
 
 async def test_wrong_values_are_told_at_their_fields(page: Page, world: World) -> None:
@@ -159,6 +171,27 @@ async def test_wrong_values_are_told_at_their_fields(page: Page, world: World) -
     await expect(page.locator("#field-frames-fault")).to_contain_text("frames is 500")
     await page.set_input_files("#field-reference_image", SAMPLES / "dance.mp4")
     await expect(page.locator("#field-reference_image-fault")).to_contain_text("This is a video")
+
+
+async def test_an_upload_shows_how_much_has_gone_and_can_be_stopped(
+    page: Page, world: World
+) -> None:
+    await opened(page, world.gateway, "#/new", "New job")
+    wire = await page.context.new_cdp_session(page)
+    slow = {"offline": False, "latency": 0, "downloadThroughput": -1}
+    await wire.send("Network.emulateNetworkConditions", {**slow, "uploadThroughput": 20_000})
+    await page.set_input_files("#field-driving_video", SAMPLES / "dance.mp4")
+    bar = page.get_by_role("progressbar", name="Upload")
+    await page.wait_for_function(
+        "bar => 0 < bar.ariaValueNow && bar.ariaValueNow < 100", arg=await bar.element_handle()
+    )
+    await expect(page.locator(".sending")).to_contain_text(re.compile(r"\d+ % of 202 kB"))
+    await shoot(page, "new-job-sending")
+    await page.get_by_role("button", name="Stop").click()
+    await expect(page.get_by_text("Drop a video here")).to_be_visible()
+    await wire.send("Network.emulateNetworkConditions", {**slow, "uploadThroughput": -1})
+    await page.set_input_files("#field-driving_video", SAMPLES / "dance.mp4")
+    await expect(page.get_by_text(re.compile("480 . 832 · 144 frames"))).to_be_visible()
 
 
 async def test_files_are_dropped_and_a_broken_one_is_refused_in_words(

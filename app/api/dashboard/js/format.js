@@ -44,7 +44,7 @@ export function duration(seconds) {
   const minutes = Math.round(whole / 60);
   if (minutes < 1440) return `${Math.floor(minutes / 60)} h ${two(minutes % 60)} min`;
   const hours = Math.round(minutes / 60);
-  return `${Math.floor(hours / 24)} d ${hours % 24} h`;
+  return hours % 24 ? `${Math.floor(hours / 24)} d ${hours % 24} h` : `${hours / 24} d`;
 }
 
 /** The same in one unit, for narrow columns: 48 s, 3 min, 2 h, 4 d. */

@@ -1,4 +1,5 @@
 // Memory over time. uPlot draws; this gives it the page's colors and size.
+import { timeOfDay } from "../format.js";
 import { html, useEffect, useRef } from "../ui.js";
 
 const HEIGHT = 160;
@@ -8,7 +9,7 @@ function color(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
 
-function options(width, { series, time, top }) {
+function options(width, { series, time, top, least }) {
   const axis = {
     stroke: () => color("--quiet"),
     grid: { stroke: () => color("--line"), width: 1 },
@@ -22,11 +23,24 @@ function options(width, { series, time, top }) {
     legend: { show: false },
     cursor: { points: { size: 6 }, drag: { x: false, y: false } },
     scales: {
-      x: { time },
+      x: {
+        time,
+        // Uplot asks with null while there is nothing to draw.
+        range: (_plot, low, high) => {
+          const end = high ?? Date.now() / 1000;
+          return [Math.min(low ?? end, end - least), end];
+        },
+      },
       y: { range: (_plot, _low, high) => [0, Math.max(top || 0, high || 1)] },
     },
     axes: [
-      { ...axis, values: time ? undefined : (_plot, marks) => marks.map((mark) => `${mark} s`) },
+      {
+        ...axis,
+        size: 28,
+        space: 90,
+        values: (_plot, marks) =>
+          marks.map((mark) => (time ? timeOfDay(mark * 1000) : `${mark} s`)),
+      },
       {
         ...axis,
         size: 64,
@@ -49,17 +63,18 @@ function options(width, { series, time, top }) {
 /**
  * @param data uPlot's columns: x, then one for each series
  * @param series `[name, color, fill]` with the names of CSS properties
+ * @param least how much of x is shown at least, up to the last of the data
  * @param summary the same in words, for who cannot see the drawing
  */
-export function Chart({ data, series, time = false, top = 0, summary }) {
+export function Chart({ data, series, time = false, top = 0, least = 0, summary }) {
   const place = useRef(null);
   const plot = useRef(null);
-  const shape = JSON.stringify([series, time, top]);
+  const shape = JSON.stringify([series, time, top, least]);
 
   useEffect(() => {
     const element = place.current;
     plot.current = new globalThis.uPlot(
-      options(element.clientWidth || 600, { series, time, top }),
+      options(element.clientWidth || 600, { series, time, top, least }),
       data,
       element,
     );

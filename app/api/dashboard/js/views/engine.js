@@ -94,11 +94,13 @@ function Workflow({ workflow }) {
 }
 
 function Learned() {
-  const { data } = usePoll("/v1/system/memory", { every: 30000 });
+  const { data, error } = usePoll("/v1/system/memory", { every: 30000 });
   return html`<section class="panel" aria-labelledby="learned-title">
     <h2 id="learned-title">Learned memory</h2>
     ${
-      data?.shapes.length
+      !data
+        ? html`<${Missing} error=${error} what="the figures" />`
+        : data.shapes.length
         ? html`<div class="table-scroll" tabindex="0" role="region" aria-label="Learned memory figures"><table class="plain-table">
             <caption class="visually-hidden">Highest memory seen for each kind of run</caption>
             <thead><tr><th scope="col">Workflow</th><th scope="col">Variant</th><th scope="col" class="numeric">Size</th><th scope="col" class="numeric">Frames</th><th scope="col" class="numeric">Peak</th><th scope="col" class="numeric">Runs</th><th scope="col">Card</th></tr></thead>
@@ -111,7 +113,7 @@ function Learned() {
               </tr>`,
             )}</tbody>
           </table></div>`
-        : html`<p class="quiet">Nothing was measured yet: each run on a card that can be read adds to it.</p>`
+        : html`<p class="quiet">Nothing was measured yet. A run counts when ComfyUI holds no models but its own.</p>`
     }
   </section>`;
 }

@@ -19,6 +19,7 @@ import { Chart } from "../parts/chart.js";
 import { useEvents } from "../parts/events.js";
 import { Stage } from "../parts/player.js";
 import { EventList, PhaseBar } from "../parts/timeline.js";
+import { useOwners } from "../parts/who.js";
 import { usePoll } from "../poll.js";
 import { go, link } from "../router.js";
 import { may, notify } from "../store.js";
@@ -176,8 +177,10 @@ function Going({ job }) {
 
 function Facts({ job }) {
   const { usage } = job;
+  const owner = useOwners()(job);
   return html`<dl class="facts">
     <${Fact} name="Workflow">${job.workflow}<//>
+    ${owner && html`<${Fact} name="Made by">${owner}<//>`}
     <${Fact} name="Made"><span title=${moment(job.created_at)}><${Age} time=${job.created_at} /> ago</span><//>
     <${Fact} name="Waited">${duration(usage.queue_seconds)}<//>
     <${Fact} name="Ran">${duration(secondsBetween(job.started_at, job.finished_at))}<//>

@@ -2,6 +2,7 @@
 import { duration, jobTitle, percent } from "../format.js";
 import { Age, doing, Missing, Progress, Status, STATUSES, Title } from "../parts/bits.js";
 import { parseSearch } from "../parts/search.js";
+import { useOwners } from "../parts/who.js";
 import { usePoll } from "../poll.js";
 import { focus, go, link } from "../router.js";
 import { html, useEffect, useState } from "../ui.js";
@@ -117,6 +118,7 @@ function Choice({ id, label, value, options, onChange }) {
 }
 
 function Table({ jobs, filtered }) {
+  const ownerOf = useOwners();
   if (!jobs.length) {
     return html`<div class="empty">
       ${
@@ -141,24 +143,34 @@ function Table({ jobs, filtered }) {
         </tr>
       </thead>
       <tbody>
-        ${jobs.map((job) => html`<${Row} key=${job.id} job=${job} />`)}
+        ${jobs.map((job) => html`<${Row} key=${job.id} job=${job} owner=${ownerOf(job)} />`)}
       </tbody>
     </table>
   </div>`;
 }
 
-function Row({ job }) {
+function Row({ job, owner }) {
   const poster = job.artifacts.find((one) => one.name === "poster");
   const open = job.status === "queued" || job.status === "running";
   const labels = Object.entries(job.metadata).filter(([name]) => name !== "name");
+  const prompt = job.metadata.name ? job.request.prompt : "";
+  const facts = [
+    job.workflow,
+    owner && `by ${owner}`,
+    job.priority && `priority ${job.priority}`,
+    job.attempt > 1 && `attempt ${job.attempt}`,
+  ];
   return html`<tr onClick=${opened(job)}>
     <td class="col-poster">
       ${poster ? html`<img src=${poster.url} alt="" loading="lazy" decoding="async" width="36" height="48" />` : html`<span class="no-poster"></span>`}
     </td>
     <td class="col-job">
-      <a class="one-line" data-row-link href=${link("job", { id: job.id })}>${jobTitle(job)}</a>
+      <div class="one-line">
+        <a data-row-link href=${link("job", { id: job.id })}>${jobTitle(job)}</a>
+        ${prompt && html`<span class="quiet prompt" title=${prompt}>${prompt}</span>`}
+      </div>
       <span class="quiet one-line"
-        ><span class="id">${job.id.slice(0, 13)}</span> · ${job.workflow}${job.priority ? ` · priority ${job.priority}` : ""}${job.attempt > 1 ? ` · attempt ${job.attempt}` : ""}</span
+        ><span class="id">${job.id.slice(0, 13)}</span> · ${facts.filter(Boolean).join(" · ")}</span
       >
     </td>
     <td class="col-status"><${Status} job=${job} /><span class="quiet one-line">${doing(job)}</span></td>

@@ -1,5 +1,5 @@
 // What happens now: memory, engine, queue, and why the next job waits.
-import { get, post } from "../api.js";
+import { post } from "../api.js";
 import { count, duration, engineWords, gib, jobTitle, phaseWords } from "../format.js";
 import { doing, Missing, Progress, Status, Title } from "../parts/bits.js";
 import { Chart } from "../parts/chart.js";
@@ -9,6 +9,7 @@ import { link } from "../router.js";
 import { html, useEffect, useMemo, useState } from "../ui.js";
 
 const KEPT_POINTS = 300;
+const LEAST_SECONDS = 120;
 
 /** Readings since the page was opened, by card; kept while other views are open. */
 const readings = new Map();
@@ -135,10 +136,10 @@ function History({ gpu, need }) {
   const length = list.length;
   const last = length ? list[length - 1][0] : 0;
   const data = useMemo(() => [0, 1, 2].map((at) => list.map((one) => one[at])), [last, length]);
-  if (length < 2) return html`<div class="chart"></div>`;
   return html`<${Chart}
     data=${data}
     time=${true}
+    least=${LEAST_SECONDS}
     top=${gpu.total_mib}
     series=${[
       ["In use", "--memory-others", "--memory-others-soft"],
@@ -164,61 +165,28 @@ function Slot({ title, id, idle }) {
   </div>`;
 }
 
-const NOTHING = { job: null, need: null };
-
-/**
- * The job that is offered first, and what it needs. The list is newest first, so the oldest queued
- * one is asked for by its age; of those, the one with the fewest jobs before it.
- */
+/** The job that is offered first, and what it needs in MiB; null while that is not known. */
 function useNextJob(system) {
-  const [next, setNext] = useState(NOTHING);
-  const oldest = system?.queue.oldest_queued_seconds ?? null;
-  const look = system && oldest !== null;
+  const waits = Boolean(system?.queue.queued);
+  const { data } = usePoll(waits ? "/v1/jobs?order=queue&limit=1" : null, { every: 2000 });
+  const job = data?.jobs[0] ?? null;
+  const [priced, setPriced] = useState({ id: null, need: null });
   useEffect(() => {
-    if (!look) {
-      setNext(NOTHING);
-      return undefined;
-    }
+    if (!job || job.waiting) return undefined;
     const control = new AbortController();
-    findNext(oldest, control.signal)
-      .then((found) => setNext((now) => (same(now, found) ? now : found)))
-      .catch(() => undefined); // The poll of the system says what is wrong.
-    return () => control.abort();
-  }, [system]);
-  return next;
-}
-
-function same(one, other) {
-  return one.job === other.job && one.need === other.need;
-}
-
-const CLOCK_SLACK_MS = 5000;
-/** Rounded, so that the same question is asked again and its ETag serves. */
-const ROUND_MS = 10000;
-const estimates = new Map();
-
-async function findNext(oldestSeconds, signal) {
-  const after = Date.now() - oldestSeconds * 1000 + CLOCK_SLACK_MS;
-  const before = new Date(Math.ceil(after / ROUND_MS) * ROUND_MS).toISOString();
-  const query = new URLSearchParams({ status: "queued", limit: "50", created_before: before });
-  let page = await get(`/v1/jobs?${query}`, { signal });
-  if (!page.jobs.length) page = await get("/v1/jobs?status=queued&limit=50", { signal });
-  const job = page.jobs.reduce(
-    (first, one) => (first && first.queue_position <= one.queue_position ? first : one),
-    null,
-  );
-  if (!job) return NOTHING;
-  if (job.waiting) return { job, need: job.waiting.need_mib };
-  if (!estimates.has(job.id)) {
-    const { reference_image: _image, driving_video: _video, ...request } = job.request;
-    if (estimates.size > 200) estimates.clear();
-    estimates.set(
-      job.id,
-      await post(`/v1/workflows/${job.workflow}/estimate`, { request }, { signal }).catch(
-        () => null,
-      ),
+    needOf(job, control.signal).then(
+      (need) => setPriced({ id: job.id, need }),
+      () => undefined, // It is then drawn without.
     );
-  }
-  const estimate = estimates.get(job.id);
-  return { job, need: estimate?.need_mib ?? null };
+    return () => control.abort();
+  }, [job?.id, Boolean(job?.waiting)]);
+  if (!job) return { job: null, need: null };
+  if (job.waiting) return { job, need: job.waiting.need_mib };
+  return { job, need: priced.id === job.id ? priced.need : null };
+}
+
+async function needOf(job, signal) {
+  const { reference_image: _image, driving_video: _video, ...request } = job.request;
+  const path = `/v1/workflows/${job.workflow}/estimate`;
+  return (await post(path, { request }, { signal })).need_mib;
 }
