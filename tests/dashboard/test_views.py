@@ -25,11 +25,12 @@ async def test_a_job_is_made_with_an_estimate_followed_with_previews_and_seen(
     await expect(page.get_by_text(re.compile("480 . 832 · 144 frames"))).to_be_visible()
     await page.get_by_label("Prompt", exact=True).fill("a person dances in the rain")
     await page.get_by_label("Name", exact=True).fill("rain dance")
+    await page.get_by_label("Frames").fill("33")
     await page.get_by_label("Steps").evaluate("field => field.closest('details').open = true")
     await page.get_by_label("Steps").fill("8")
     estimate = page.locator(".estimate")
     await expect(estimate).to_contain_text("Fits this card")
-    await expect(estimate).to_contain_text(re.compile("480 . 832, 81 frames"))
+    await expect(estimate).to_contain_text(re.compile("480 . 832, 33 frames"))
     await expect(estimate).to_contain_text("first")
     await shoot(page, "new-job")
 
@@ -112,7 +113,7 @@ async def test_rerun_with_changes_sends_only_what_differs(page: Page, world: Wor
 
 
 async def test_a_running_job_is_canceled_and_deleted(page: Page, world: World) -> None:
-    world.engine.misbehave("hang", at_step=1, times=1)
+    world.engine.misbehave("hang", at_step=2, times=1)
     job = await asyncio.to_thread(world.gateway.submit, metadata={"name": "too long"})
     await page.goto(f"{world.gateway.url}/#/job/{job['id']}")
     await expect(page.locator(".going-line")).to_contain_text("step 1")

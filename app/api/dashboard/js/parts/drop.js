@@ -91,7 +91,11 @@ export function DropZone({ name, title, help, kind, uploadId, fault, onUpload })
           type="file"
           accept=${ACCEPT[kind]}
           aria-describedby=${`${id}-help ${id}-fault`}
-          onChange=${(event) => take(event.target.files[0])}
+          onChange=${(event) => {
+            take(event.target.files[0]);
+            // So that the same file can be chosen again, after a stop or once it was mended.
+            event.target.value = "";
+          }}
         />
         <button type="button" class="button" aria-hidden="true" tabindex="-1" onClick=${() => picker.current.click()}>
           ${known ? "Choose another" : "Choose a file"}
