@@ -31,7 +31,7 @@ def status(
     job_id: Annotated[
         str | None,
         typer.Argument(
-            metavar="[JOB]", help="A job; without one, the whole system.", show_default=False
+            metavar="JOB", help="A job; without one, the whole system.", show_default=False
         ),
     ] = None,
     once: Annotated[
@@ -75,7 +75,7 @@ def watch(
     job_ids: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[JOB]...",
+            metavar="JOB...",
             help="Jobs; without one, all that have not ended.",
             show_default=False,
         ),
@@ -193,8 +193,10 @@ def cancel(
         say_json(job)
     elif job.status == "running":
         say("The engine is stopping it.")
+    elif job.status == "canceled":
+        say("The job is canceled.")
     else:
-        say(f"The job is {job.status}.")
+        say(f"The job had ended first: {job.status}.")
 
 
 @app.command()

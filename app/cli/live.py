@@ -169,9 +169,12 @@ def follow(client: GatewayClient, job: wire.Job, shown: Screen) -> wire.Job:
     the time that is left, but not once for each of hundreds of events that lie behind.
     """
     shown.job(job)
+    if job.status in wire.TERMINAL_STATUSES:
+        return job
+    begun = job.started_at or job.created_at
     asked_at = time.monotonic()
     for event in client.events(job.id):
-        if isinstance(event, Preview):
+        if isinstance(event, Preview) or event.at < begun or _behind(job, event):
             continue
         if time.monotonic() - asked_at >= _ASK_EVERY_SECONDS:
             job, asked_at = client.get(job.id), time.monotonic()
@@ -183,6 +186,12 @@ def follow(client: GatewayClient, job: wire.Job, shown: Screen) -> wire.Job:
     job = client.get(job.id)
     shown.job(job)
     return job
+
+
+def _behind(job: wire.Job, event: wire.Event) -> bool:
+    """Whether an event tells of less progress than is shown: the log is told from its beginning."""
+    fraction = event.data.get("fraction")
+    return isinstance(fraction, float) and fraction < job.progress.fraction
 
 
 def told(job: wire.Job, event: wire.Event) -> wire.Job:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+import textwrap
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
@@ -78,11 +80,25 @@ def note_problem(problem: wire.Problem, *, as_json: bool) -> None:
         return
     note(f"{problem.title} ({problem.code}).")
     if not problem.errors:
-        note(f"  {problem.detail}")
+        note(_wrapped(f"  {problem.detail}", indent=2))
         return
     width = max(len(fault.pointer) for fault in problem.errors)
     for fault in problem.errors:
-        note(f"  {fault.pointer:<{width}}  {fault.detail}")
+        note(_wrapped(f"  {fault.pointer:<{width}}  {fault.detail}", indent=width + 4))
+
+
+def _wrapped(text: str, *, indent: int) -> str:
+    """A paragraph as a terminal shows it well; in a file it stays one line."""
+    if not sys.stderr.isatty():
+        return text
+    columns = shutil.get_terminal_size().columns
+    return textwrap.fill(
+        text,
+        width=max(columns - 1, indent + 30),
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def note_failure(job: wire.Job) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from app.wire import JobRequest
 
 PHOTO, DANCE = "reference_image", "driving_video"
+_OPTIONS = {PHOTO: "--image", DANCE: "--video"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,8 @@ def put_together(
         elif Path(source).is_file():
             files[name] = Path(source)
         else:
-            raise typer.BadParameter(f"There is no file {source}.", param_hint=name)
+            hint = _OPTIONS.get(name, f"--file {name}")
+            raise typer.BadParameter(f"There is no file {source}.", param_hint=hint)
     body = {"request": request} | {
         name: value for name, value in envelope.items() if value is not None and value != {}
     }

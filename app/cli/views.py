@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import chain, islice
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -21,12 +21,23 @@ from app.client import GatewayClient, GatewayUnreachable
 
 _EVERY_SECONDS = 1.0
 _ROWS = 20
+_PAGE = 200
 _BAR = 16
+_ID = 36
+_TIME = 6
+_PIPED_WIDTH = 200
+_ROOM_FOR_PROMPT = 110
+"""Columns of a terminal below which a table of jobs leaves the prompts out."""
+
 _COLORS = {"succeeded": "green", "failed": "red", "canceled": "yellow", "running": "cyan"}
 
 
 def _console() -> Console:
-    return Console(highlight=False)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        # What is piped is searched and cut by columns, not looked at: nothing is left out.
+        console.width = max(console.width, _PIPED_WIDTH)
+    return console
 
 
 # --- one job -------------------------------------------------------------------------------------
@@ -41,6 +52,7 @@ def show_job(job: wire.Job) -> None:
         ("job", job.id),
         ("status", _state(job)),
         ("workflow", job.workflow),
+        ("key", job.key_id),
         ("progress", f"{job.progress.fraction:.0%}" if job.status == "running" else None),
         ("ETA", _eta(job)),
         ("ahead", str(job.queue_position) if job.queue_position is not None else None),
@@ -99,23 +111,30 @@ def show_jobs(jobs: Sequence[wire.Job]) -> None:
 
 
 def _table(jobs: Iterable[wire.Job]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("job", no_wrap=True)
-    table.add_column("status", no_wrap=True)
-    table.add_column("progress", min_width=_BAR)
-    table.add_column("ETA", justify="right", no_wrap=True)
-    table.add_column("age", justify="right", no_wrap=True)
-    table.add_column("prompt", overflow="ellipsis", no_wrap=True, ratio=1)
+    roomy = _console().width >= _ROOM_FOR_PROMPT
+    gap = (0, 2 if roomy else 1, 0, 0)
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=gap)
+    table.add_column("job", no_wrap=True, min_width=_ID)
+    table.add_column("status", overflow="ellipsis", no_wrap=True, max_width=None if roomy else 14)
+    table.add_column(
+        "progress", overflow="ellipsis", no_wrap=True, max_width=2 * _BAR if roomy else 12
+    )
+    table.add_column("ETA", justify="right", no_wrap=True, min_width=_TIME)
+    table.add_column("age", justify="right", no_wrap=True, min_width=_TIME)
+    if roomy:
+        table.add_column("prompt", overflow="ellipsis", no_wrap=True, ratio=1)
     now = datetime.now(UTC)
     for job in jobs:
-        table.add_row(
+        cells: list[RenderableType] = [
             job.id,
             Text(phase_of(job), style=_COLORS.get(job.status, "")),
             _bar(job),
             _eta(job) or "",
             duration((now - job.created_at).total_seconds()),
-            Text(str(job.request.get("prompt", job.workflow))),
-        )
+        ]
+        if roomy:
+            cells.append(Text(str(job.request.get("prompt", job.workflow))))
+        table.add_row(*cells)
     return table
 
 
@@ -137,17 +156,32 @@ def watch_jobs(client: GatewayClient, job_ids: Sequence[str]) -> list[wire.Job]:
             open_ = [one for one in job_ids if one not in known or not _ended(known[one])]
             known.update((one, client.get(one)) for one in open_)
         else:
-            now = {job.id: job for job in client.list(status=("queued", "running"))}
+            listed = client.list(status=("queued", "running"), page_size=_PAGE)
+            now = {job.id: job for job in listed}
             gone = [one for one, job in known.items() if not _ended(job) and one not in now]
             known.update((one, client.get(one)) for one in gone)
             known.update(now)
-        return _table(list(known.values())[:_ROWS]) if known else Text("No job is waiting.")
+        return _shown(known.values(), len(known)) if known else Text("No job is waiting.")
 
     def done() -> bool:
         return all(_ended(job) for job in known.values())
 
     _keep_up(look, done)
     return list(known.values())
+
+
+def _shown(jobs: Iterable[wire.Job], total: int) -> RenderableType:
+    """The first jobs of many: what runs, what waits in its order, then what has ended."""
+    first = sorted(jobs, key=_rank)[:_ROWS]
+    if total <= len(first):
+        return _table(first)
+    return Group(_table(first), Text(f"and {total - len(first):,} more", style="dim"))
+
+
+def _rank(job: wire.Job) -> tuple[int, int]:
+    if job.status == "running":
+        return 0, int(job.started_at is None)
+    return (2, 0) if _ended(job) else (1, job.queue_position or 0)
 
 
 def _ended(job: wire.Job) -> bool:
@@ -162,9 +196,11 @@ def show_system(client: GatewayClient, *, keep: bool) -> None:
 
     def look() -> RenderableType:
         system = client.system()
-        jobs = list(islice(client.list(status=("running", "queued"), page_size=_ROWS), _ROWS))
-        jobs.sort(key=lambda job: (job.status != "running", job.queue_position or 0))
-        return Group(*_system(system), Text(), _table(jobs) if jobs else Text("No job is waiting."))
+        running = client.list(status=("running",), page_size=_ROWS)
+        waiting = client.list(order="queue", page_size=_ROWS)
+        jobs = list(islice(chain(running, waiting), _ROWS))
+        shown = _shown(jobs, system.queue.running + system.queue.queued)
+        return Group(*_system(system), Text(), shown if jobs else Text("No job is waiting."))
 
     if keep:
         with suppress(KeyboardInterrupt):  # how one leaves a view that stays up

@@ -111,6 +111,9 @@ def test_a_failed_job_is_told_with_its_reason(steadydancer: Command, gateway: Li
     assert "(execution-error, node " in run.stderr
     again = steadydancer("watch", run.stdout.strip())
     assert again.returncode == 1
+    shown = again.stderr.splitlines()
+    assert shown[1] == "failed", "what lies behind is not told as if it went on"
+    assert steadydancer("cancel", run.stdout.strip()).stdout == "The job had ended first: failed.\n"
 
 
 def test_a_canceled_job_has_an_exit_code_of_its_own(steadydancer: Command, gateway: Live) -> None:
@@ -122,6 +125,26 @@ def test_a_canceled_job_has_an_exit_code_of_its_own(steadydancer: Command, gatew
         finally:
             client.resume()
     assert steadydancer("watch", job).returncode == 4
+
+
+def test_the_view_of_the_whole_begins_with_what_starts_next(
+    steadydancer: Command, gateway: Live
+) -> None:
+    with GatewayClient(gateway.url) as client:
+        client.drain()
+        try:
+            low, high = (
+                steadydancer(*SMOKE, "-d", "--priority", priority).stdout.strip()
+                for priority in ("-1", "7")
+            )
+            shown = steadydancer("status").stdout
+            assert "2 queued" in shown
+            rows = [line.split()[0] for line in shown.splitlines() if line.startswith((low, high))]
+            assert rows == [high, low]
+            for job in (low, high):
+                assert steadydancer("cancel", job).returncode == 0
+        finally:
+            client.resume()
 
 
 def test_ctrl_c_leaves_the_job_and_says_how_to_go_on(gateway: Live, tmp_path: Path) -> None:

@@ -104,6 +104,14 @@ export function timeOfDay(time) {
   return time ? clock.format(new Date(time)) : "–";
 }
 
+const digits = { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" };
+const shortClock = new Intl.DateTimeFormat(undefined, digits);
+
+/** The same in eight characters, for axes. */
+export function clockTime(time) {
+  return shortClock.format(new Date(time));
+}
+
 export function fieldWords(name) {
   const words = name
     .replaceAll("_", " ")

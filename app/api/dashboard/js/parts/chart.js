@@ -1,5 +1,5 @@
 // Memory over time. uPlot draws; this gives it the page's colors and size.
-import { timeOfDay } from "../format.js";
+import { clockTime } from "../format.js";
 import { html, useEffect, useRef } from "../ui.js";
 
 const HEIGHT = 160;
@@ -19,7 +19,7 @@ function options(width, { series, time, top, least }) {
   return {
     width,
     height: HEIGHT,
-    padding: [8, 8, 0, 0],
+    padding: [8, 28, 0, 0],
     legend: { show: false },
     cursor: { points: { size: 6 }, drag: { x: false, y: false } },
     scales: {
@@ -37,9 +37,9 @@ function options(width, { series, time, top, least }) {
       {
         ...axis,
         size: 28,
-        space: 90,
+        space: 72,
         values: (_plot, marks) =>
-          marks.map((mark) => (time ? timeOfDay(mark * 1000) : `${mark} s`)),
+          marks.map((mark) => (time ? clockTime(mark * 1000) : `${mark} s`)),
       },
       {
         ...axis,
