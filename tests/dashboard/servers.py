@@ -20,7 +20,7 @@ from tests.ports import free_port
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = ROOT / "docs" / "samples"
 NOBODY = "http://127.0.0.1:9"
-SMALL = {"prompt": "a person is dancing", "width": 256, "height": 448, "frames": 33}
+SMALL = {"prompt": "a person is dancing", "width": 256, "height": 448, "frames": 9}
 """What takes little time to make."""
 
 

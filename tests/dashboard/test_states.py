@@ -1,4 +1,4 @@
-"""Odd states: nothing there, very much there, dead engine, revoked key, lost network."""
+"""Odd states: nothing there, very much there, dead engine, revoked key, lost network; and keys."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from playwright.async_api import BrowserContext, Page, Route, expect
 
-from tests.dashboard.conftest import Locked, World, later, opened, shoot
+from tests.dashboard.axe import faults
+from tests.dashboard.conftest import Locked, later, opened, shoot
 from tests.dashboard.servers import Gateway
 from tests.fullstore import DAYS
 
@@ -113,12 +114,12 @@ async def test_a_key_that_may_only_read_is_told_so(page: Page, locked: Locked) -
 
 
 async def test_a_stale_cookie_of_another_gateway_is_no_obstacle(
-    page: Page, context: BrowserContext, world: World
+    page: Page, context: BrowserContext, full: Gateway
 ) -> None:
     await context.add_cookies(
-        [{"name": "steadydancer_session", "value": "sds_other", "url": world.gateway.url}]
+        [{"name": "steadydancer_session", "value": "sds_other", "url": full.url}]
     )
-    await opened(page, world.gateway, "", "Now")
+    await opened(page, full, "", "Now")
 
 
 async def test_a_dead_engine_is_said_in_words(page: Page, full: Gateway) -> None:
@@ -127,10 +128,12 @@ async def test_a_dead_engine_is_said_in_words(page: Page, full: Gateway) -> None
     await expect(page.locator(".figures")).to_contain_text("1,000")
     await expect(page.locator(".admission")).to_contain_text("job 99000")
     await shoot(page, "now-dead-engine")
+    assert await faults(page) == []
     await page.get_by_role("link", name="Engine", exact=True).click()
     await expect(page.get_by_role("heading", name="Not ready")).to_be_visible()
     learned = page.get_by_role("table", name=re.compile("Highest memory"))
     await expect(learned).to_contain_text("12.0 GiB")
+    assert await faults(page) == []
 
 
 async def test_the_next_job_is_the_one_that_starts_next_however_many_wait(
@@ -187,10 +190,10 @@ async def test_a_hundred_thousand_jobs_are_paged_filtered_and_found(
 
 
 async def test_a_lost_network_is_said_and_the_page_comes_back_by_itself(
-    page: Page, context: BrowserContext, world: World
+    page: Page, context: BrowserContext, full: Gateway
 ) -> None:
     await page.clock.install()
-    await opened(page, world.gateway, "", "Now")
+    await opened(page, full, "", "Now")
     await expect(page.locator(".figures")).to_be_visible()
     await context.set_offline(True)
     await later(page, 3)
@@ -203,14 +206,14 @@ async def test_a_lost_network_is_said_and_the_page_comes_back_by_itself(
 
 
 async def test_a_gateway_that_does_not_answer_at_first_is_asked_again(
-    page: Page, world: World
+    page: Page, full: Gateway
 ) -> None:
     async def refuse(route: Route) -> None:
         await route.abort()
 
     await page.clock.install()
     await page.route("**/v1/session", refuse)
-    await page.goto(world.gateway.url)
+    await page.goto(full.url)
     await expect(page.locator(".connection")).to_contain_text("does not answer")
     await page.unroute("**/v1/session")
     await later(page, 4)
@@ -228,7 +231,7 @@ async def test_what_did_not_change_is_answered_with_304(page: Page, full: Gatewa
 
 
 async def test_a_hidden_page_asks_rarely_and_at_once_when_it_is_seen(
-    page: Page, world: World
+    page: Page, full: Gateway
 ) -> None:
     await page.add_init_script(
         "let hidden = false;"
@@ -237,7 +240,7 @@ async def test_a_hidden_page_asks_rarely_and_at_once_when_it_is_seen(
         " document.dispatchEvent(new Event('visibilitychange')); };"
     )
     await page.clock.install()
-    await opened(page, world.gateway, "", "Now")
+    await opened(page, full, "", "Now")
     await expect(page.locator(".figures")).to_be_visible()
     await page.evaluate("hide(true)")
     async with page.expect_response("**/v1/system"):  # the one call that was planned before
@@ -252,9 +255,80 @@ async def test_a_hidden_page_asks_rarely_and_at_once_when_it_is_seen(
         await page.evaluate("hide(false)")
 
 
-async def test_a_job_that_is_not_there_leads_back(page: Page, world: World) -> None:
+async def test_a_job_that_is_not_there_leads_back(page: Page, full: Gateway) -> None:
     nobody = "00000000-0000-7000-8000-000000000000"
-    await page.goto(f"{world.gateway.url}/#/job/{nobody}")
+    await page.goto(f"{full.url}/#/job/{nobody}")
     await expect(page.get_by_role("alert")).to_contain_text("There is no job")
-    await page.goto(f"{world.gateway.url}/#/nowhere")
+    await page.goto(f"{full.url}/#/nowhere")
     await expect(page.get_by_text("There is no such page.")).to_be_visible()
+
+
+async def test_everything_is_reached_by_keyboard(page: Page, full: Gateway) -> None:
+    await opened(page, full, "", "Now")
+    await page.keyboard.press("Tab")
+    await expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
+    await page.keyboard.press("2")
+    await expect(page.get_by_role("heading", level=1, name="Jobs")).to_be_focused()
+    await expect(page.locator(".jobs tbody tr")).to_have_count(50)
+    await page.keyboard.press("j")
+    await page.keyboard.press("j")
+    await expect(page.get_by_role("link", name="job 99998")).to_be_focused()
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("heading", level=1, name="job 99998")).to_be_focused()
+    await page.keyboard.press("/")
+    await expect(page.get_by_role("searchbox", name="Search")).to_be_focused()
+    await page.keyboard.type("n?")
+    await expect(page.get_by_role("searchbox", name="Search")).to_have_value("n?")
+    await page.locator("h1").focus()
+    await page.keyboard.press("?")
+    await expect(page.get_by_role("dialog", name="Keyboard")).to_be_visible()
+    await page.get_by_label("Single-key shortcuts").uncheck()
+    await page.keyboard.press("Escape")
+    await page.keyboard.press("1")
+    await expect(page.get_by_role("heading", level=1, name="Jobs")).to_be_visible()
+
+
+async def test_the_focus_is_seen_and_motion_is_for_who_wants_it(page: Page, full: Gateway) -> None:
+    await opened(page, full, "#/jobs", "Jobs")
+    await page.locator(".jobs tbody tr").first.wait_for()
+    await page.get_by_role("searchbox", name="Search").focus()
+    ring = "getComputedStyle(document.activeElement).outline"
+    assert "2px" in await page.evaluate(ring)
+    await page.keyboard.press("Tab")
+    assert "2px" in await page.evaluate(ring)
+    moving = (
+        "[...document.querySelectorAll('*')]"
+        ".some(one => getComputedStyle(one).transitionDuration !== '0s')"
+    )
+    assert not await page.evaluate(moving)
+    await page.emulate_media(reduced_motion="no-preference")
+    assert await page.evaluate(moving)
+
+
+async def test_the_colors_can_be_chosen_and_stay(page: Page, full: Gateway) -> None:
+    await opened(page, full, "", "Now")
+    shade = "getComputedStyle(document.body).backgroundColor"
+    light = await page.evaluate(shade)
+    button = page.get_by_role("button", name="Colors")
+    await button.click()
+    await button.click()
+    dark = await page.evaluate(shade)
+    assert dark != light
+    await page.reload()
+    await page.locator("h1").wait_for()
+    assert await page.evaluate(shade) == dark
+
+
+async def test_a_search_is_understood(page: Page, full: Gateway) -> None:
+    await opened(page, full, "", "Now")
+    parse = "async text => (await import('/js/parts/search.js')).parseSearch(text)"
+    whole = "01a2096c-b030-76d2-a8b5-da91d5778eb1"
+    assert (await page.evaluate(parse, whole))["id"] == whole
+    assert await page.evaluate(parse, " ") == {"kind": "all", "query": {}}
+    assert (await page.evaluate(parse, "user=ann, shot=7"))["query"] == {
+        "metadata.user": "ann",
+        "metadata.shot": "7",
+    }
+    assert (await page.evaluate(parse, "rain dance"))["query"] == {"metadata.name": "rain dance"}
+    span = (await page.evaluate(parse, "01a2096c"))["query"]
+    assert span["created_after"] < span["created_before"]

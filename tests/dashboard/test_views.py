@@ -56,7 +56,9 @@ async def finished(world: World) -> str:
     found = world.gateway.get("/v1/jobs?status=succeeded&limit=1&metadata.name=a%20dance")
     if found["jobs"]:
         return str(found["jobs"][0]["id"])
-    job = await asyncio.to_thread(world.gateway.submit, metadata={"name": "a dance"})
+    job = await asyncio.to_thread(
+        world.gateway.submit, request={"frames": 33}, metadata={"name": "a dance"}
+    )
     await asyncio.to_thread(world.gateway.until, job["id"], "succeeded")
     return str(job["id"])
 
