@@ -47,16 +47,19 @@ def main() -> None:
 def look(gateway: Gateway) -> None:
     """Fill the gateway and walk through its page."""
     request = {"width": 480, "height": 832, "frames": 41, "prompt": "a person is dancing"}
-    jobs = [
-        gateway.submit(request=request, metadata={"name": name, "user": user})
-        for name, user in zip(NAMES, ("ann", "ben", "ann", "eve"), strict=True)
-    ]
-    gateway.until(jobs[0]["id"], "succeeded", seconds=60)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
         )
         context = browser.new_context(viewport={"width": 1200, "height": 750})
+        now = context.new_page()
+        now.emulate_media(color_scheme="dark")
+        now.goto(f"{gateway.url}/#/now")
+        jobs = [
+            gateway.submit(request=request, metadata={"name": name, "user": user})
+            for name, user in zip(NAMES, ("ann", "ben", "ann", "eve"), strict=True)
+        ]
+        gateway.until(jobs[0]["id"], "succeeded", seconds=60)
         page = context.new_page()
         page.goto(f"{gateway.url}/#/jobs")
         page.wait_for_function("() => document.querySelector('.col-poster img')?.naturalWidth > 0")
@@ -64,18 +67,18 @@ def look(gateway: Gateway) -> None:
         page.goto(f"{gateway.url}/#/job/{jobs[0]['id']}")
         page.locator(".events li").first.wait_for()
         page.get_by_label("Position").fill("1.2")
-        time.sleep(1)
+        page.get_by_label("Position").blur()
+        times = "[...document.querySelectorAll('video')].map(one => one.currentTime)"
+        page.wait_for_function(f"() => {times}.every(at => Math.abs(at - 1.2) < 0.05)")
         keep(page, "job")
         for job in jobs[1:]:
             gateway.until(job["id"], "succeeded", seconds=60)
         gateway.others.write_text("16200")
         gateway.submit(request=request, metadata={"name": "waits for the other process"})
-        page.emulate_media(color_scheme="dark")
-        page.goto(f"{gateway.url}/#/now")
-        page.locator(".memory-need").wait_for()
-        page.locator(".chart canvas").wait_for()
-        time.sleep(6)
-        keep(page, "now-dark")
+        now.bring_to_front()
+        now.locator(".memory-need.short").wait_for()
+        time.sleep(20)  # so that the chart has something to show
+        keep(now, "now-dark")
         browser.close()
 
 
