@@ -65,6 +65,7 @@ def page(
         InvalidRequest: The cursor is none that a page of this order gave.
     """
     after = _open_cursor(cursor, order) if cursor is not None else None
+    ids: sa.SelectBase
     if order == "queue":
         ids = waiting(which, after=after).limit(limit + 1)
         order_by = [_JOB.c.priority.desc(), _JOB.c.id]

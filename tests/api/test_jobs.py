@@ -276,7 +276,7 @@ async def test_the_queue_is_listed_in_the_order_in_which_its_jobs_start(world: W
         for priority in (0, 5, 0, -1, 5)
     ]
     await world.http.post(f"/v1/jobs/{made[0]}/cancel")
-    asked = {"metadata.in": "order", "order": "queue", "limit": 3}
+    asked = {"metadata.in": "order", "order": "queue", "limit": "3"}
     first = (await world.http.get("/v1/jobs", params=asked)).json()
     rest = (
         await world.http.get("/v1/jobs", params=asked | {"cursor": first["next_cursor"]})

@@ -5,8 +5,8 @@ from __future__ import annotations
 from app.gpu import estimate
 from app.gpu.estimate import ShapeKey
 from app.jobs import queue
-from app.jobs.queue import Caps, FailureNote, Usage
-from app.jobs.states import Loss
+from app.jobs.queue import FailureNote, Usage
+from app.jobs.states import Caps, Loss
 from tests.apikit import World
 
 LINE = [[0.0, 400], [1.5, 7_000]]
