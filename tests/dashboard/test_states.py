@@ -240,18 +240,18 @@ async def test_a_hidden_page_asks_rarely_and_at_once_when_it_is_seen(
         " document.dispatchEvent(new Event('visibilitychange')); };"
     )
     await page.clock.install()
-    await opened(page, full, "", "Now")
-    await expect(page.locator(".figures")).to_be_visible()
+    await opened(page, full, "#/jobs", "Jobs")
+    await expect(page.locator(".jobs tbody tr")).to_have_count(50)
     await page.evaluate("hide(true)")
-    async with page.expect_response("**/v1/system"):  # the one call that was planned before
-        await later(page, 3)
+    async with page.expect_response("**/v1/jobs?*"):  # the one call that was planned before
+        await later(page, 4)
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
-    await later(page, 50)
+    await later(page, 40)
     assert asked == []
-    async with page.expect_response("**/v1/system"):
-        await later(page, 20)
-    async with page.expect_response("**/v1/system"):
+    async with page.expect_response("**/v1/jobs?*"):
+        await later(page, 25)
+    async with page.expect_response("**/v1/jobs?*"):
         await page.evaluate("hide(false)")
 
 
