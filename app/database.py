@@ -3,12 +3,13 @@
 A transaction is a plain function that takes a session. Nothing can be awaited inside it, so no
 transaction ever spans an await. SQLite has one writer thread; transactions that wait for it at the
 same moment share one commit (each behind its own savepoint), so that sixteen clients pay for one
-fsync instead of sixteen.
+fsync instead of sixteen. A store on PostgreSQL has as many writers as threads: `app/postgres.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import queue
 import sqlite3
 import threading
@@ -26,6 +27,7 @@ from sqlalchemy.pool import NullPool, QueuePool
 from sqlmodel import Session
 
 from app.errors import StorageFull, StoreUnavailable
+from app.filesystem import NO_WAL, file_system_of
 
 T = TypeVar("T")
 
@@ -41,12 +43,6 @@ which nobody reads twice: 8,000 made downloads grow the process by 23 MiB in pla
 
 _MOST_SHARED = 64
 """How many waiting transactions may share one commit."""
-
-_NETWORK_FILE_SYSTEMS = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "glusterfs", "lustre", "beegfs"}
-)
-"""Where SQLite's WAL cannot work, because its shared memory file needs one host
-(https://sqlite.org/wal.html). FUSE file systems are judged by trying."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,29 +62,32 @@ class _Answer:
 def translate(error: DBAPIError) -> Exception:
     """Turn a driver's error into one whose text may be shown; others come back unchanged."""
     original = error.orig
-    if isinstance(original, sqlite3.Error):
-        code = getattr(original, "sqlite_errorcode", 0) & 0xFF
-        if code == sqlite3.SQLITE_FULL:
-            return StorageFull(
-                "The disk that holds the gateway's database is full; nothing was stored. "
-                "Free space or delete finished jobs, then send the request again.",
-                retry_after=60,
-            )
-        if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
-            return StoreUnavailable(
-                "Another process holds the database; nothing was stored.", retry_after=5
-            )
-        if code in {
-            sqlite3.SQLITE_IOERR,
-            sqlite3.SQLITE_CORRUPT,
-            sqlite3.SQLITE_NOTADB,
-            sqlite3.SQLITE_READONLY,
-            sqlite3.SQLITE_CANTOPEN,
-        }:
-            return StoreUnavailable(
-                "The database file cannot be used; the gateway's log has the reason.",
-                retry_after=30,
-            )
+    if not isinstance(original, sqlite3.Error):
+        from app import postgres  # noqa: PLC0415 - its driver is there only where it is used
+
+        return postgres.translate(error)
+    code = getattr(original, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+        return StorageFull(
+            "The disk that holds the gateway's database is full; nothing was stored. "
+            "Free space or delete finished jobs, then send the request again.",
+            retry_after=60,
+        )
+    if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+        return StoreUnavailable(
+            "Another process holds the database; nothing was stored.", retry_after=5
+        )
+    if code in {
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_NOTADB,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_CANTOPEN,
+    }:
+        return StoreUnavailable(
+            "The database file cannot be used; the gateway's log has the reason.",
+            retry_after=30,
+        )
     if error.connection_invalidated:
         return StoreUnavailable("The connection to the database was lost.", retry_after=5)
     return error
@@ -104,25 +103,6 @@ def translated() -> Iterator[None]:
         if better is error:
             raise
         raise better from error
-
-
-def file_system_of(path: Path, mounts: str | None = None) -> str:
-    """Name of the file system type that holds `path`, from the kernel's mount table.
-
-    Args:
-        path: Any path; its nearest existing parent is looked up.
-        mounts: Text in the format of /proc/mounts; read from there if not given.
-    """
-    if mounts is None:
-        table = Path("/proc/mounts")
-        mounts = table.read_text(encoding="utf-8") if table.exists() else ""
-    wanted = path.resolve()
-    best, found = "", "unknown"
-    for line in mounts.splitlines():
-        _, mount_point, kind, *_ = line.split()
-        if wanted.is_relative_to(mount_point) and len(mount_point) >= len(best):
-            best, found = mount_point, kind
-    return found
 
 
 class Database:
@@ -212,15 +192,16 @@ class Database:
         be a live table object: a session's objects end with it.
 
         Args:
-            fn: Plain function. It may run beside other functions in one commit, never mixed with
-                them.
+            fn: Plain function without effects outside the session: it may be run again. It may
+                run beside other functions in one commit, never mixed with them.
             durable: Whether the commit must survive a power cut, as everything promised to a
                 client must. Progress and media chunks need not.
         """
         if not self._is_sqlite:
             if self._pool is None:
                 raise StoreUnavailable("The store is not open.")
-            return await asyncio.get_running_loop().run_in_executor(self._pool, self._write, fn)
+            run = functools.partial(self._write, fn, durable=durable)
+            return await asyncio.get_running_loop().run_in_executor(self._pool, run)
         if self._thread is None:
             raise StoreUnavailable("The store is not open.")
         done: Future[T] = Future()
@@ -253,9 +234,11 @@ class Database:
         with translated(), Session(self.engine) as session:
             return fn(session)
 
-    def _write(self, fn: Callable[[Session], T]) -> T:
-        with translated(), Session(self.engine) as session, session.begin():
-            return fn(session)
+    def _write(self, fn: Callable[[Session], T], *, durable: bool) -> T:
+        from app import postgres  # noqa: PLC0415 - as in `translate`
+
+        with translated():
+            return postgres.write(self.engine, fn, durable=durable)
 
     def _write_loop(self) -> None:
         connection = self.engine.connect().execution_options(writer=True)
@@ -285,9 +268,9 @@ class Database:
 
     def _make_engine(self) -> Engine:
         if not self._is_sqlite:
-            return sa.create_engine(
-                self.url, pool_size=self._readers, max_overflow=2, pool_pre_ping=True
-            )
+            from app import postgres  # noqa: PLC0415 - as in `translate`
+
+            return postgres.make_engine(self.url, connections=self._readers + 2)
         in_file = self.path is not None
         if self.path is not None and not self.path.exists():
             _make_file(self.path)
@@ -306,7 +289,7 @@ class Database:
         path = self.path
         if path is None:
             return "memory"
-        network = file_system_of(path.parent) in _NETWORK_FILE_SYSTEMS
+        network = file_system_of(path.parent) in NO_WAL
         with self.engine.connect() as connection:
             mode = _pragma(connection, "journal_mode=" + ("TRUNCATE" if network else "WAL"))
             if str(mode).lower() not in {"wal", "truncate"}:

@@ -9,9 +9,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
+from sqlmodel import SQLModel
 
 from app.database import Database
 from app.schema import upgrade
+from tests.postgres import Server, running_postgres
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts background jobs deaf to Ctrl-C, and every program a test starts inherits it.
@@ -48,12 +51,47 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """A PostgreSQL server."""
+    with running_postgres() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def migrated_server(server: Server) -> str:
+    """The URL of a PostgreSQL database at the newest schema, for one test after another."""
+    url = server.url(server.create())
+    database = Database(url)
+    upgrade(database.engine, MIGRATIONS)
+    database.close()
+    return url
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what is marked `both_databases` on each of the two that the gateway runs on."""
+    marked = metafunc.definition.get_closest_marker
+    if "db" in metafunc.fixturenames and marked("both_databases") and not marked("sqlite_only"):
+        metafunc.parametrize("db", ["sqlite", "postgresql"], indirect=True)
+
+
 @pytest.fixture
-def db(migrated: Path, tmp_path: Path) -> Iterator[Database]:
+def db(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     """A database of the test's own."""
-    path = tmp_path / "gateway.db"
-    shutil.copy(migrated, path)
-    database = Database(f"sqlite:///{path}")
+    if getattr(request, "param", "sqlite") == "sqlite":
+        path = tmp_path / "gateway.db"
+        shutil.copy(request.getfixturevalue("migrated"), path)
+        database = Database(f"sqlite:///{path}")
+    else:
+        database = Database(request.getfixturevalue("migrated_server"))
+        empty(database)
     database.open()
     yield database
     database.close()
+
+
+def empty(database: Database) -> None:
+    """Delete every row, and let the ids begin at 1 again."""
+    names = ", ".join(f'"{name}"' for name in SQLModel.metadata.tables)
+    with database.engine.begin() as connection:
+        connection.execute(sa.text(f"TRUNCATE {names} RESTART IDENTITY CASCADE"))

@@ -9,11 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from app.backup import check
-from app.database import file_system_of
 from app.doctor.finding import Finding
 from app.errors import StoreUnavailable
-
-_NO_WAL = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "glusterfs", "lustre", "beegfs"})
+from app.filesystem import NO_WAL, file_system_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +38,7 @@ def look(path: Path, known: Sequence[str]) -> Stored:
     """
     kind = file_system_of(path)
     where = Finding("file system", "ok", f"{path.parent} is {kind}.")
-    if kind in _NO_WAL:
+    if kind in NO_WAL:
         advice = "Better a disk of this machine for GATEWAY_DATA_DIR: it is slower there."
         detail = f"{path.parent} is {kind}, where SQLite's WAL cannot work."
         where = Finding("file system", "warn", detail, advice)

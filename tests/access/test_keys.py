@@ -18,6 +18,8 @@ from app.database import Database
 from app.errors import NotFound, Unauthorized
 from tests.conftest import Clock
 
+pytestmark = pytest.mark.both_databases
+
 
 async def make(db: Database, clock: Clock, *scopes: Scope, name: str = "k") -> CreatedKey:
     return await db.write(
@@ -33,6 +35,7 @@ async def test_a_key_opens_for_whom_it_was_made(db: Database, clock: Clock) -> N
     assert caller.scopes == {Scope.SUBMIT, Scope.READ}
 
 
+@pytest.mark.sqlite_only
 async def test_the_secret_is_nowhere_in_the_database_file(db: Database, clock: Clock) -> None:
     made = await make(db, clock)
     assert db.path is not None

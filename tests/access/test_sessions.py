@@ -13,6 +13,8 @@ from app.database import Database
 from app.errors import Unauthorized
 from tests.conftest import Clock
 
+pytestmark = pytest.mark.both_databases
+
 
 async def opened(db: Database, clock: Clock) -> tuple[CreatedKey, OpenedSession]:
     made = await db.write(

@@ -21,6 +21,8 @@ from app.gpu.estimate import (
 from app.gpu.tables import VramSample
 from app.gpu.transfer import export_samples, import_samples, reset
 
+pytestmark = pytest.mark.both_databases
+
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 CARD = Reading(uuid="GPU-1", name="Test card", total_mib=24_000, reserved_mib=400, free_mib=23_600)
 KEY = ShapeKey("steadydancer", "q4+fast", 480, 832, 81, "Test card")

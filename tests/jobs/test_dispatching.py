@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from uuid import uuid4
 
+import pytest
 from sqlmodel import Session
 
 from app.database import Database
@@ -13,6 +14,8 @@ from app.jobs.dispatcher import waiting_jobs
 from app.jobs.states import Caps, Loss, Status
 from app.jobs.tables import Job
 from tests.jobs.test_moves import NOTE, new_job
+
+pytestmark = pytest.mark.both_databases
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -28,6 +28,8 @@ from app.media.tables import Blob
 from tests.conftest import Clock
 from tests.jobs.test_moves import NOTE, new_job
 
+pytestmark = pytest.mark.both_databases
+
 
 class House:
     """A store with a janitor in it."""
@@ -139,6 +141,7 @@ async def test_old_jobs_go_with_their_bytes_and_unfinished_ones_never(house: Hou
     assert await house.blobs() == 1
 
 
+@pytest.mark.sqlite_only
 async def test_the_oldest_go_first_when_there_are_too_many_bytes(
     db: Database, clock: Clock, tmp_path: Path
 ) -> None:

@@ -17,6 +17,8 @@ from app.jobs.states import MOVES, Caps, Loss, Move, Status
 from app.jobs.tables import Job
 from app.media.tables import Blob
 
+pytestmark = pytest.mark.both_databases
+
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 NOTE = FailureNote("execution-error", "It broke.")
 

@@ -17,6 +17,8 @@ from app.jobs.states import Status
 from app.wire import Job
 from tests.conftest import Clock
 
+pytestmark = pytest.mark.both_databases
+
 JOBS = 120
 
 
@@ -126,6 +128,7 @@ async def test_the_pages_of_the_queue_are_in_the_order_in_which_jobs_start(
     assert odd == [job for job in found if job.metadata == {"n": "1"}]
 
 
+@pytest.mark.sqlite_only
 async def test_the_queue_is_read_in_the_order_of_its_index(db: Database) -> None:
     after = Place("019f0000-0000-7000-8000-000000000000", 3)
     for place in (None, after):
@@ -149,6 +152,7 @@ async def test_the_queue_is_read_in_the_order_of_its_index(db: Database) -> None
     ids=repr,
 )
 @pytest.mark.parametrize("cursor", [None, "019f0000-0000-7000-8000-000000000000"])
+@pytest.mark.sqlite_only
 async def test_a_page_is_read_in_the_order_of_an_index(
     db: Database, which: Filter, index: str, cursor: str | None
 ) -> None:

@@ -15,6 +15,8 @@ from app.jobs.queue import NewJob
 from app.jobs.quota import QueueQuota, queued
 from tests.conftest import Clock
 
+pytestmark = pytest.mark.both_databases
+
 
 def caller(name: str) -> Caller:
     return Caller(id=name, name=name, scopes=frozenset({Scope.SUBMIT}))

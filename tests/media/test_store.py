@@ -19,6 +19,8 @@ from app.media.store import BlobStore
 from app.media.tables import Blob, Chunk, Upload
 from tests.conftest import Clock
 
+pytestmark = pytest.mark.both_databases
+
 HOUR = timedelta(hours=1)
 
 
@@ -212,6 +214,7 @@ async def test_a_reader_is_told_when_the_file_goes_while_it_reads(
             pass
 
 
+@pytest.mark.sqlite_only
 async def test_a_full_database_refuses_with_words_and_takes_nothing(
     store: BlobStore, db: Database
 ) -> None:

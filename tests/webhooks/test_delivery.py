@@ -22,6 +22,8 @@ from app.webhooks.delivery import backoff
 from app.webhooks.secrets import OVERLAP
 from tests.webhooks.conftest import Receiver, SkewedClock, parsed, put, until
 
+pytestmark = pytest.mark.both_databases
+
 Deliver = Callable[..., Any]
 
 
