@@ -42,13 +42,14 @@ from app.jobs.feed import Feed
 from app.jobs.follow import Patience
 from app.jobs.gate import Gate
 from app.jobs.janitor import Janitor, Retention
-from app.jobs.pricing import Station
 from app.jobs.queue import Fence
 from app.jobs.recovery import release_orphans
 from app.jobs.runner import Runner
 from app.jobs.stager import Stager
 from app.jobs.states import Caps
+from app.jobs.stations import LocalStations, Station, Stations
 from app.jobs.submission import Bounds, Submission
+from app.jobs.supply import TableSupply
 from app.media.files import clear_spool
 from app.media.intake import Intake
 from app.media.limits import MediaLimits
@@ -165,6 +166,7 @@ class Gateway:
         dispatchers = [station.dispatcher for station in self.stations]
         for dispatcher in dispatchers:
             dispatcher.all = dispatchers
+        self.engines: Stations = LocalStations(self.stations)
         self.proxy = self._proxy()
         self.authenticator = Authenticator(db=self.db, now=now)
         self.limiter = Limiter(
@@ -176,7 +178,8 @@ class Gateway:
             db=self.db,
             workflows=self.workflows,
             intake=self.intake,
-            stations=self.stations,
+            stations=self.engines,
+            estimator=self.estimator,
             limiter=self.limiter,
             check_url=self.outbound.check,
             free_bytes=self.free_bytes,
@@ -227,6 +230,7 @@ class Gateway:
         dispatcher = Dispatcher(
             engine=engine,
             db=self.db,
+            supply=TableSupply(self.db),
             gate=gate,
             feed=self.feed,
             make_runner=make_runner,
@@ -295,7 +299,7 @@ class Gateway:
             intake=self.intake,
             store=self.store,
             feed=self.feed,
-            stations=self.stations,
+            stations=self.engines,
             submission=self.submission,
             authenticator=self.authenticator,
             limiter=self.limiter,
@@ -321,8 +325,7 @@ class Gateway:
         return shutil.disk_usage(self.settings.data_dir).free
 
     def _wake_all(self) -> None:
-        for station in self.stations:
-            station.dispatcher.wake()
+        self.engines.wake()
 
     # --- life ----------------------------------------------------------------------------------
 

@@ -63,12 +63,11 @@ async def _may_read(request: Request, doorman: TheDoorman) -> bool:
 
 async def readiness(services: Services) -> tuple[Check, ...]:
     """Every part of readiness by name."""
-    engines = [station.dispatcher.engine for station in services.stations]
+    engines = services.stations.look()
     up = [engine for engine in engines if engine.ready]
     runnable = [one.name for one in services.workflows if any(e.can_run(one.name) for e in up)]
     blocked = [one.name for one in services.workflows if one.name not in runnable]
-    monitors = [station.gate.monitor for station in services.stations]
-    draining = any(station.dispatcher.draining for station in services.stations)
+    draining = any(engine.draining for engine in engines)
     return (
         await _store(services),
         Check(
@@ -87,8 +86,8 @@ async def readiness(services: Services) -> tuple[Check, ...]:
         ),
         Check(
             name="gpu",
-            ok=any(not one.enabled or one.problem is None for one in monitors),
-            detail="; ".join(one.verdict for one in monitors),
+            ok=any(not one.reads_card or one.card_problem is None for one in engines),
+            detail="; ".join(one.card_verdict for one in engines),
         ),
         Check(name="draining", ok=not draining, detail="draining" if draining else "no"),
     )
@@ -153,20 +152,17 @@ async def _gather(services: Services) -> None:
     metrics.store_bytes.labels("media").set(media)
     metrics.store_bytes.labels("database").set(database_bytes(services.db.path))
     metrics.store_bytes.labels("free_disk").set(services.free_bytes())
-    for station in services.stations:
-        metrics.engine_up.labels(station.dispatcher.engine.name).set(
-            station.dispatcher.engine.ready
-        )
-        picture = station.gate.monitor.picture
-        if picture is None:
+    for engine in services.stations.look():
+        metrics.engine_up.labels(engine.name).set(engine.ready)
+        if engine.picture is None:
             continue
-        reading, held = picture.reading, picture.engine.held_mib
+        reading, held = engine.picture.reading, engine.picture.engine.held_mib
         metrics.vram_total.labels(reading.uuid).set(reading.total_mib * _MIB)
         metrics.vram_free.labels(reading.uuid).set(reading.free_mib * _MIB)
         metrics.vram_engine.labels(reading.uuid).set((held or 0) * _MIB)
-        room = reading.free_mib + (held or 0) - station.gate.monitor.margin_mib
+        room = reading.free_mib + (held or 0) - engine.margin_mib
         metrics.vram_room.labels(reading.uuid).set(max(0, room) * _MIB)
-        metrics.vram_need.labels(reading.uuid).set((station.dispatcher.next_need_mib or 0) * _MIB)
+        metrics.vram_need.labels(reading.uuid).set((engine.next_need_mib or 0) * _MIB)
 
 
 # --- what a problem means ------------------------------------------------------------------------

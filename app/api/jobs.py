@@ -164,8 +164,7 @@ async def cancel_job(caller: Submitter, job_id: JobId, services: TheServices) ->
 
     with services.feed.watch(job_id) as watcher:
         changed = await services.db.write(cancel)
-        for station in services.stations:
-            station.dispatcher.cancel(job_id)
+        services.stations.cancel(job_id)
         if changed:
             services.feed.publish(job_id)
         deadline = asyncio.get_running_loop().time() + _CANCEL_SECONDS
@@ -176,8 +175,7 @@ async def cancel_job(caller: Submitter, job_id: JobId, services: TheServices) ->
             if seen.status != Status.RUNNING or services.stopping.is_set():
                 break
             await watcher.wait(min(left, 0.5))
-    for station in services.stations:
-        station.dispatcher.wake()
+    services.stations.wake()
     return await job_answer(services, job_id, owner)
 
 

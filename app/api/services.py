@@ -13,7 +13,7 @@ from app.access.limits import Limiter
 from app.database import Database
 from app.jobs.feed import Feed
 from app.jobs.janitor import Retention
-from app.jobs.pricing import Station
+from app.jobs.stations import Stations
 from app.jobs.submission import Submission
 from app.media.intake import Intake
 from app.media.store import BlobStore
@@ -53,7 +53,7 @@ class Services:
         intake: Where uploads come in.
         store: The bytes of artifacts.
         feed: Wake-ups of long polls and event streams.
-        stations: Every engine with its dispatcher and its card.
+        stations: The engines.
         submission: Turns requests into jobs; it must know the same stations.
         authenticator: From a credential to a caller.
         limiter: Rates and quotas of keys.
@@ -80,7 +80,7 @@ class Services:
     intake: Intake
     store: BlobStore
     feed: Feed
-    stations: Sequence[Station]
+    stations: Stations
     submission: Submission
     authenticator: Authenticator
     limiter: Limiter

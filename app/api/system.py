@@ -18,10 +18,10 @@ from app.api.deps import Admin, Reader, TheServices
 from app.api.models import LearnedMemory, LearnedShape
 from app.api.services import Services
 from app.gpu import estimate
-from app.gpu.monitor import GpuMonitor
+from app.gpu.monitor import Picture
 from app.jobs import views
 from app.jobs.janitor import Retention, kept_bytes
-from app.jobs.pricing import Station
+from app.jobs.stations import EngineState
 from app.jobs.tables import Job
 
 router = APIRouter(prefix="/v1/system", tags=["system"])
@@ -84,15 +84,14 @@ async def resume(services: TheServices, caller: Admin) -> Response:
 
 
 async def _set_draining(services: Services, caller: Caller, *, draining: bool) -> Response:
-    for station in services.stations:
-        station.dispatcher.draining = draining
-        station.dispatcher.wake()
+    await services.stations.drain(draining=draining)
     return json_answer(await system(services, caller))
 
 
 async def system(services: Services, caller: Caller) -> wire.System:
     """The state as a caller may see it."""
-    running = [job for station in services.stations for job in station.dispatcher.in_engine]
+    engines = services.stations.look()
+    running = [job for engine in engines for job in engine.jobs]
     owner = seen_owner(caller)
 
     def look(session: Session) -> tuple[views.QueueState, int, set[str]]:
@@ -105,12 +104,11 @@ async def system(services: Services, caller: Caller) -> wire.System:
     queue, media_bytes, seen = await services.db.read(look)
     now = services.now()
     oldest = queue.oldest_queued_at
-    stations = services.stations
     return wire.System(
         version=services.version,
-        admission="nvml" if any(one.gate.monitor.enabled for one in stations) else "off",
-        draining=any(one.dispatcher.draining for one in stations),
-        engines=tuple(_engine(one, seen) for one in stations),
+        admission="nvml" if any(one.reads_card for one in engines) else "off",
+        draining=any(one.draining for one in engines),
+        engines=tuple(_engine(one, seen) for one in engines),
         queue=wire.QueueView(
             queued=queue.queued,
             running=queue.running,
@@ -134,27 +132,26 @@ def database_bytes(path: Path | None) -> int:
     return sum(file.stat().st_size for file in files if file.exists())
 
 
-def _engine(station: Station, seen: set[str]) -> wire.EngineView:
-    engine, monitor = station.dispatcher.engine, station.gate.monitor
-    jobs = [job if job in seen else None for job in station.dispatcher.in_engine]
+def _engine(engine: EngineState, seen: set[str]) -> wire.EngineView:
+    jobs = [job if job in seen else None for job in engine.jobs]
     first, second = [*jobs, None, None][:2]
     return wire.EngineView(
         name=engine.name,
         state=engine.state,
         version=engine.version,
         detail=engine.detail,
-        gpu=_gpu(monitor),
-        gpu_problem=str(monitor.problem) if monitor.problem is not None else None,
-        admission=station.dispatcher.verdict if monitor.enabled else monitor.verdict,
+        gpu=_gpu(engine.picture),
+        gpu_problem=engine.card_problem,
+        admission=engine.verdict if engine.reads_card else engine.card_verdict,
         running_job=first,
         staged_job=second,
     )
 
 
-def _gpu(monitor: GpuMonitor) -> wire.GpuView | None:
-    if monitor.picture is None:
+def _gpu(picture: Picture | None) -> wire.GpuView | None:
+    if picture is None:
         return None
-    reading, held = monitor.picture.reading, monitor.picture.engine.held_mib
+    reading, held = picture.reading, picture.engine.held_mib
     return wire.GpuView(
         uuid=reading.uuid,
         name=reading.name,

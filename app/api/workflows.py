@@ -93,7 +93,7 @@ def _view(services: Services, workflow: Workflow) -> wire.WorkflowView:
 
 def _missing(services: Services, name: str) -> tuple[MissingPart, ...] | None:
     """What the best engine lacks for a workflow; None while no ready engine was asked."""
-    engines = [station.dispatcher.engine for station in services.stations]
+    engines = services.stations.look()
     seen = [engine.missing[name] for engine in engines if engine.ready and name in engine.missing]
     if not seen:
         known = [engine.missing[name] for engine in engines if engine.missing.get(name)]

@@ -8,15 +8,14 @@ the engine: one that runs and one staged behind it, so that the GPU never waits 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 from uuid import uuid4
 
 import structlog
-from sqlmodel import Session, col, or_, select
+from sqlmodel import Session
 
 from app.database import Database
 from app.errors import StorageFull, StoreUnavailable
@@ -29,8 +28,8 @@ from app.jobs.queue import FailureNote, Fence
 from app.jobs.recovery import unfinished
 from app.jobs.runner import Runner
 from app.jobs.shapes import models_of
-from app.jobs.states import Caps, Loss, Status
-from app.jobs.tables import Job
+from app.jobs.states import Caps, Loss
+from app.jobs.supply import Supply, Waiting
 from app.wire import VramWait
 
 log = structlog.get_logger(__name__)
@@ -51,61 +50,6 @@ class MakeRunner(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """A queued job as the dispatcher weighs it.
-
-    Attributes:
-        spare_shape: Its shape with the low-memory settings; None if it has those already.
-        spare_mib: The formula's figure for that.
-    """
-
-    job_id: str
-    workflow: str
-    shape: str
-    formula_mib: int
-    spare_shape: str | None
-    spare_mib: int
-    priority: int
-    vram_wait_since: datetime | None
-
-
-def waiting_jobs(
-    session: Session, *, now: datetime, limit: int, without: Collection[str] = ()
-) -> Sequence[Waiting]:
-    """Give the queued jobs that may be offered now, in the order of the queue.
-
-    Args:
-        session: The open transaction.
-        now: Jobs that are not to be offered before a later time are left out.
-        limit: Most jobs to give.
-        without: Workflows that are left out, so that they hide no job behind them.
-    """
-    rows = session.exec(
-        select(Job)
-        .where(
-            col(Job.status) == Status.QUEUED,
-            or_(col(Job.not_before).is_(None), col(Job.not_before) <= now),
-            col(Job.workflow).not_in(sorted(without)),
-        )
-        .order_by(col(Job.priority).desc(), col(Job.id))
-        .limit(limit)
-    ).all()
-    return [
-        Waiting(
-            row.id,
-            row.workflow,
-            row.low_memory_shape if row.low_memory else row.shape,
-            row.low_memory_mib if row.low_memory else row.formula_mib,
-            None if row.low_memory else row.low_memory_shape,
-            row.low_memory_mib,
-            row.priority,
-            row.vram_wait_since,
-        )
-        for row in rows
-    ]
-
-
 class Dispatcher:
     """Gives queued jobs to one engine.
 
@@ -119,6 +63,7 @@ class Dispatcher:
         *,
         engine: Engine,
         db: Database,
+        supply: Supply,
         gate: Gate,
         feed: Feed,
         make_runner: MakeRunner,
@@ -135,6 +80,7 @@ class Dispatcher:
         self.next_need_mib: int | None = None
         self.all: Sequence[Dispatcher] = (self,)
         self._db = db
+        self._supply = supply
         self._gate = gate
         self._feed = feed
         self._make_runner = make_runner
@@ -187,6 +133,24 @@ class Dispatcher:
     def in_engine(self) -> list[str]:
         """Jobs whose prompts are in the engine, the running one first."""
         return [job for job, (runner, _) in self._runners.items() if runner.in_engine]
+
+    @property
+    def wants_jobs(self) -> bool:
+        """Whether it could claim one more, if there were room on the card."""
+        return not self.draining and self.engine.ready and self._full is None
+
+    @property
+    def _full(self) -> str | None:
+        """Why the engine is given no more for the moment; None if it is."""
+        if any(runner.in_engine and not runner.placed for runner, _ in self._runners.values()):
+            return "The last job is being prepared for the engine."
+        if len(self.in_engine) >= DEPTH:
+            return "The engine has one job to run and one staged."
+        return None
+
+    def follows(self, job_id: str) -> bool:
+        """Whether an attempt of the job is followed here."""
+        return job_id in self._runners
 
     @property
     def works(self) -> bool:
@@ -252,14 +216,11 @@ class Dispatcher:
         if self.draining:
             self.verdict = "Draining: no new jobs are started."
             return False
-        if any(runner.in_engine and not runner.placed for runner, _ in self._runners.values()):
-            self.verdict = "The last job is being prepared for the engine."
-            return False
-        if len(self.in_engine) >= DEPTH:
-            self.verdict = "The engine has one job to run and one staged."
+        if (full := self._full) is not None:
+            self.verdict = full
             return False
         now = self._now()
-        jobs = await self._db.read(lambda session: waiting_jobs(session, now=now, limit=_LOOK_AT))
+        jobs = await self._supply.jobs(now=now, limit=_LOOK_AT)
         if not jobs:
             self.next_need_mib = None
             self.verdict = "The queue is empty."
@@ -273,9 +234,7 @@ class Dispatcher:
                 await self._say([job], "waiting_for_engine", self._missing_reason(job.workflow))
         lacking = {name for name, parts in self.engine.missing.items() if parts}
         if lacking:
-            jobs = await self._db.read(
-                lambda session: waiting_jobs(session, now=now, limit=_LOOK_AT, without=lacking)
-            )
+            jobs = await self._supply.jobs(now=now, limit=_LOOK_AT, without=lacking)
         runnable = [job for job in jobs if self.engine.can_run(job.workflow)]
         return bool(runnable) and await self._admit(runnable, now)
 
@@ -290,6 +249,7 @@ class Dispatcher:
             if job.job_id in choice.waits and not self._told_before(job):
                 wait = choice.waits[job.job_id]
                 await self._wait(job.job_id, "waiting_for_vram", wait.detail, wait)
+        self._supply.judged(choice.waits)
         never = [job for job in jobs if job.job_id in choice.never and not self._elsewhere(job)]
         for job in never:
             note = FailureNote("out-of-memory", choice.never[job.job_id])
@@ -347,6 +307,7 @@ class Dispatcher:
     def _ended(self, job_id: str, task: asyncio.Task[None]) -> None:
         self._runners.pop(job_id, None)
         self._peaks.pop(job_id, None)
+        self._supply.ended(job_id)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("runner crashed", job_id=job_id, exc_info=error)
         self._on_end()
@@ -356,7 +317,8 @@ class Dispatcher:
 
     def _elsewhere(self, job: Waiting) -> bool:
         """Whether another engine may ever run it."""
-        return any(one is not self and one.may_run(job) for one in self.all)
+        here = any(one is not self and one.may_run(job) for one in self.all)
+        return here or self._supply.pass_on(job.job_id)
 
     def _mine(self, jobs: Sequence[Waiting]) -> list[Waiting]:
         """The jobs that no other engine could start now: only theirs are this engine's troubles."""

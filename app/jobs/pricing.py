@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -10,24 +9,16 @@ from sqlmodel import Session, col, select
 
 from app.errors import FieldError, NeverFits, WorkflowUnavailable
 from app.gpu.admission import never
+from app.gpu.estimate import Estimator, Need, ShapeLike, shape_key
 from app.jobs import views
-from app.jobs.dispatcher import Dispatcher
-from app.jobs.gate import Gate
 from app.jobs.states import Status
+from app.jobs.stations import Stations
 from app.jobs.tables import Job
 from app.workflows.fit import nearest_fit
 from app.workflows.values import Resolved
 from app.workflows.workflow import Workflow
 
 _RECENT = 20
-
-
-@dataclass(frozen=True, slots=True)
-class Station:
-    """One engine with what gives it work: its dispatcher, and the gate of its card."""
-
-    dispatcher: Dispatcher
-    gate: Gate
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +31,7 @@ class Price:
         fits: Whether a card can ever hold it; None while no card is read.
         card_mib: What the largest card can give at most; None while no card is read.
         refusal: Why it never fits, where it does not.
-        gate: The gate of that card.
+        card: Product name of that card.
     """
 
     need_mib: int
@@ -48,39 +39,41 @@ class Price:
     fits: bool | None = None
     card_mib: int | None = None
     refusal: str | None = None
-    gate: Gate | None = None
+    card: str | None = None
 
 
 class Pricing:
     """Judges requests by all engines together."""
 
-    def __init__(self, stations: Sequence[Station]) -> None:
+    def __init__(self, stations: Stations, estimator: Estimator) -> None:
         self._stations = stations
+        self._estimator = estimator
 
     def price(self, workflow: Workflow, resolved: Resolved) -> Price:
         """What a request needs, judged by the card that has most to give."""
         formula = workflow.estimate_mib(resolved)
         best = Price(formula, learned=False)
-        for station in self._stations:
-            gate = station.gate
-            reading, capacity = gate.monitor.last, gate.monitor.capacity_mib
-            if reading is None or capacity is None:
-                if gate.monitor.enabled:
+        for engine in self._stations.look():
+            if engine.reading is None or engine.capacity_mib is None:
+                if engine.reads_card:
                     # A card that cannot be read now may yet be large enough.
                     return Price(formula, learned=False)
                 continue
-            if best.card_mib is None or capacity > best.card_mib:
-                need = gate.need(resolved.shape.key, formula)
-                too_large = never(need.mib, reading, gate.monitor.margin_mib)
+            if best.card_mib is None or engine.capacity_mib > best.card_mib:
+                need = self._need(resolved.shape, formula, engine.reading.name)
+                too_large = never(need.mib, engine.reading, engine.margin_mib)
                 best = Price(
                     need.mib,
                     need.learned,
                     too_large is None,
-                    capacity,
+                    engine.capacity_mib,
                     too_large.detail if too_large is not None else None,
-                    gate,
+                    engine.reading.name,
                 )
         return best
+
+    def _need(self, shape: ShapeLike, formula_mib: int, card: str) -> Need:
+        return self._estimator.need(shape_key(shape, card=card), formula_mib=formula_mib)
 
     def must_run(self, workflow: Workflow) -> None:
         """Refuse a workflow that every engine lacks something for.
@@ -90,7 +83,7 @@ class Pricing:
         Raises:
             WorkflowUnavailable: With the names of what is missing.
         """
-        seen = [station.dispatcher.engine.missing.get(workflow.name) for station in self._stations]
+        seen = [engine.missing.get(workflow.name) for engine in self._stations.look()]
         lacking = [parts for parts in seen if parts]
         if not seen or len(lacking) < len(seen):
             return
@@ -109,14 +102,14 @@ class Pricing:
             NeverFits: With the nearest settings that would fit.
         """
         price = self.price(workflow, resolved)
-        gate = price.gate
-        if price.fits is not False or price.card_mib is None or gate is None:
+        card = price.card
+        if price.fits is not False or price.card_mib is None or card is None:
             return
         fits = nearest_fit(
             workflow,
             resolved,
             price.card_mib,
-            estimate=lambda shape, formula: gate.need(shape.key, formula).mib,
+            estimate=lambda shape, formula: self._need(shape, formula, card).mib,
         )
         words = "; or ".join(fit.detail for fit in fits)
         advice = f" What would fit: {words}." if fits else " No settings of this workflow fit."

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -31,11 +31,13 @@ from app.errors import (
     InvalidRequest,
     StorageFull,
 )
+from app.gpu.estimate import Estimator
 from app.jobs import queue, views
 from app.jobs.inputs import JobInputs
-from app.jobs.pricing import Pricing, Station, ahead, expected_seconds
+from app.jobs.pricing import Pricing, ahead, expected_seconds
 from app.jobs.queue import Idempotency, NewJob, Submitted
 from app.jobs.quota import QueueQuota
+from app.jobs.stations import Stations
 from app.jobs.tables import Job
 from app.media.intake import Intake
 from app.media.tables import Upload
@@ -78,7 +80,8 @@ class Submission:
         db: Database,
         workflows: Registry,
         intake: Intake,
-        stations: Sequence[Station],
+        stations: Stations,
+        estimator: Estimator,
         limiter: Limiter,
         check_url: Callable[[str], None],
         free_bytes: Callable[[], int],
@@ -90,7 +93,7 @@ class Submission:
         self._workflows = workflows
         self._inputs = JobInputs(intake=intake, limiter=limiter)
         self._stations = stations
-        self._pricing = Pricing(stations)
+        self._pricing = Pricing(stations, estimator)
         self._quota = QueueQuota(limiter=limiter, max_queued_jobs=bounds.max_queued_jobs)
         self._check_url = check_url
         self._free_bytes = free_bytes
@@ -148,8 +151,7 @@ class Submission:
                 if earlier is None:
                     raise
                 return earlier
-        for station in self._stations:
-            station.dispatcher.wake()
+        self._stations.wake()
         return submitted
 
     async def rerun(

@@ -10,8 +10,8 @@ from sqlmodel import Session
 
 from app.database import Database
 from app.jobs import queue
-from app.jobs.dispatcher import waiting_jobs
 from app.jobs.states import Caps, Loss, Status
+from app.jobs.supply import waiting_jobs
 from app.jobs.tables import Job
 from tests.jobs.test_moves import NOTE, new_job
 
