@@ -7,12 +7,14 @@ import os
 import random
 import shutil
 import signal
+import socket
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from ipaddress import ip_address
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import structlog
@@ -49,7 +51,7 @@ from app.jobs.stager import Stager
 from app.jobs.states import Caps
 from app.jobs.stations import LocalStations, Station, Stations
 from app.jobs.submission import Bounds, Submission
-from app.jobs.supply import TableSupply
+from app.jobs.supply import Supply, TableSupply
 from app.media.files import clear_spool
 from app.media.intake import Intake
 from app.media.limits import MediaLimits
@@ -62,6 +64,9 @@ from app.settings import Settings
 from app.telemetry import Metrics
 from app.webhooks.delivery import Delivery
 from app.workflows.registry import load_workflows
+
+if TYPE_CHECKING:
+    from app.fleet.member import Member
 
 log = structlog.get_logger(__name__)
 
@@ -91,6 +96,7 @@ class Gateway:
         cards: Sequence[Card] | None = None,
         now: Callable[[], datetime] = utc_now,
         on_crash: Callable[[], None] = stop_process,
+        worker: bool = False,
     ) -> None:
         """Build the parts. Nothing is read or written yet, but for the workflows and the cards.
 
@@ -99,17 +105,22 @@ class Gateway:
             cards: One for each engine, in place of NVML's.
             now: The clock.
             on_crash: What to do when a loop crashed.
+            worker: Run jobs of a shared store, where a gateway runs none itself.
 
         Raises:
+            Misconfigured: A worker without a shared store.
             CardUnreadable: Admission asks NVML, and there is no card to read.
             ManifestError: A workflow folder cannot be used.
         """
         self.settings = settings
-        self.now = now
-        self._on_crash = on_crash
+        self.on_crash = on_crash
         data = settings.data_dir
         self.spool = data / "spool"
         self.db = Database(settings.store_url)
+        self.member = _member(settings, self.db, worker=worker)
+        self.now = now = now if self.member is None else self.member.clock
+        self.is_worker = worker
+        runs_jobs = self.member is None or worker
         self.metrics = Metrics()
         self.feed = Feed()
         self.workflows = load_workflows(
@@ -158,15 +169,20 @@ class Gateway:
             rng=random.Random(),  # noqa: S311 - jitter, not a secret
             observe=self.metrics.webhook,
         )
-        found = cards if cards is not None else _cards(settings)
+        urls = settings.comfyui_urls if runs_jobs else ()
+        found = cards if cards is not None or not runs_jobs else _cards(settings)
         self.stations = [
             self._station(number, url, found[number] if found else None)
-            for number, url in enumerate(settings.comfyui_urls)
+            for number, url in enumerate(urls)
         ]
         dispatchers = [station.dispatcher for station in self.stations]
         for dispatcher in dispatchers:
             dispatcher.all = dispatchers
         self.engines: Stations = LocalStations(self.stations)
+        if self.member is not None and worker:
+            self.member.employ(self.stations)
+        elif self.member is not None:
+            self.engines = self.member.remote
         self.proxy = self._proxy()
         self.authenticator = Authenticator(db=self.db, now=now)
         self.limiter = Limiter(
@@ -193,17 +209,21 @@ class Gateway:
     def _station(self, number: int, url: str, card: Card | None) -> Station:
         settings = self.settings
         client = ComfyClient(url)
+        name = f"engine-{number}"
+        if self.member is not None:
+            name = f"{self.member.name}/{name}"
         engine = Engine(
-            name=f"engine-{number}",
+            name=name,
             client=client,
             workflows=self.workflows,
             supervisor=self._engine_process(number, url, client, card),
             on_change=self._wake_all,
-            on_restart=self.metrics.engine_restarts.labels(f"engine-{number}").inc,
+            on_restart=self.metrics.engine_restarts.labels(name).inc,
         )
+        monitor = GpuMonitor(card=card, margin_mib=settings.vram_margin_mib)
         gate = Gate(
             engine=engine,
-            monitor=GpuMonitor(card=card, margin_mib=settings.vram_margin_mib),
+            monitor=monitor,
             estimator=self.estimator,
             backfill_seconds=settings.backfill_seconds,
         )
@@ -227,10 +247,16 @@ class Gateway:
                 now=self.now,
             )
 
+        supply: Supply = TableSupply(self.db)
+        if self.member is not None:
+            supply = self.member.supply(
+                backfill_seconds=settings.backfill_seconds,
+                capacity_mib=lambda: monitor.capacity_mib,
+            )
         dispatcher = Dispatcher(
             engine=engine,
             db=self.db,
-            supply=TableSupply(self.db),
+            supply=supply,
             gate=gate,
             feed=self.feed,
             make_runner=make_runner,
@@ -347,19 +373,23 @@ class Gateway:
             await self._require_key()
             self._announce()
             await self.estimator.refresh()
-            names = [station.dispatcher.engine.name for station in self.stations]
-            released = await self.db.write(
-                lambda session: release_orphans(
-                    session, engines=names, caps=self.caps, now=self.now()
-                )
-            )
-            if released:
-                log.warning("attempts of engines that are gone were requeued", attempts=released)
+            if self.member is not None:
+                await self.member.join(settings.data_dir)
+            else:
+                await self._release_orphans()
             loops = [asyncio.create_task(self._loop(name, fn)) for name, fn in self._loops()]
             try:
                 yield
             finally:
                 await self._stop(loops)
+
+    async def _release_orphans(self) -> None:
+        names = [station.dispatcher.engine.name for station in self.stations]
+        released = await self.db.write(
+            lambda session: release_orphans(session, engines=names, caps=self.caps, now=self.now())
+        )
+        if released:
+            log.warning("attempts of engines that are gone were requeued", attempts=released)
 
     async def _require_key(self) -> None:
         """Refuse to be reachable by others without a key.
@@ -393,10 +423,11 @@ class Gateway:
             log.info("database upgraded", before=before, after=after)
 
     def _loops(self) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
-        loops: list[tuple[str, Callable[[], Awaitable[None]]]] = [
+        once: list[tuple[str, Callable[[], Awaitable[None]]]] = [
             ("janitor", self.janitor.run),
             ("webhooks", self.delivery.run),
         ]
+        loops = once if self.member is None else self._shared_loops([run for _, run in once])
         for station in self.stations:
             dispatcher = station.dispatcher
             loops += [
@@ -407,6 +438,20 @@ class Gateway:
         loops += [(child.name, child.run) for child in self._children()]
         return loops
 
+    def _shared_loops(
+        self, once: Sequence[Callable[[], Awaitable[None]]]
+    ) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
+        if self.member is None:
+            return []
+        loops = self.member.loops(
+            feed=self.feed,
+            estimator=self.estimator,
+            caps=self.caps,
+            once=once,
+            notify=self.delivery.notify,
+        )
+        return [*loops, ("engine files", self.janitor.run_engines)]
+
     def _children(self) -> list[Supervisor]:
         engines = [station.dispatcher.engine.supervisor for station in self.stations]
         return [child for child in (*engines, self.proxy) if child is not None]
@@ -416,13 +461,15 @@ class Gateway:
             await run()
         except Exception:
             log.exception("a loop crashed; the gateway stops", loop=name)
-            self._on_crash()
+            self.on_crash()
             raise
 
     async def _stop(self, loops: Sequence[asyncio.Task[None]]) -> None:
         """Stop claiming, stop following, then the children, then the rest."""
         self.stopping.set()
         self.feed.publish_all()
+        if self.member is not None:
+            self.member.stop()
         for station in self.stations:
             await station.dispatcher.stop()
         for child in self._children():
@@ -455,6 +502,25 @@ def _cards(settings: Settings) -> Sequence[Card] | None:
     if settings.admission == "off":
         return None
     return cards_of(settings.gpus, engines=len(settings.comfyui_urls), environ=os.environ)
+
+
+def _member(settings: Settings, db: Database, *, worker: bool) -> Member | None:
+    """This process's place among others; None where it is alone with its store."""
+    if not settings.is_shared:
+        if worker:
+            raise Misconfigured(
+                "A worker takes its jobs from a store that others share: set GATEWAY_DATABASE_URL "
+                "to a PostgreSQL database. `steadydancer serve` runs jobs by itself."
+            )
+        return None
+    from app.fleet.member import Member  # noqa: PLC0415 - its libraries are there only where asked
+
+    return Member(
+        db,
+        name=settings.worker_name or socket.gethostname(),
+        version=VERSION,
+        lease=timedelta(seconds=settings.worker_lease_seconds),
+    )
 
 
 def is_loopback(host: str) -> bool:

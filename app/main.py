@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from app.api.app import make_api
+from app.api.app import make_api, make_probes
 from app.gateway import Gateway
 from app.settings import Settings
 
@@ -26,4 +26,5 @@ def create_app(settings: Settings, *, gateway: Gateway | None = None) -> FastAPI
         async with built.running():
             yield
 
-    return make_api(built.services(), lifespan=lifespan)
+    make = make_probes if built.is_worker else make_api
+    return make(built.services(), lifespan=lifespan)

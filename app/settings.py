@@ -103,6 +103,13 @@ class Settings(BaseSettings):
     allow_hosts: Words = Field((), description="Private hosts that URLs may name all the same.")
     cors_origins: Words = Field((), description="Origins that browsers may call from.")
 
+    worker_name: str | None = Field(
+        None, description="Name of a worker among others; default the host's."
+    )
+    worker_lease_seconds: float = Field(
+        30, ge=2, description="A worker that has not reported for so long is gone."
+    )
+
     @property
     def models_path(self) -> Path | None:
         """ComfyUI's models folder; None where neither it nor ComfyUI's folder is set."""
@@ -114,3 +121,8 @@ class Settings(BaseSettings):
     def store_url(self) -> str:
         """The database URL that is in force."""
         return self.database_url or f"sqlite:///{(self.data_dir / 'gateway.db').resolve()}"
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether the store is one that several machines use."""
+        return self.store_url.startswith("postgresql")

@@ -7,6 +7,7 @@ from sqlalchemy import create_engine
 from sqlmodel import SQLModel
 
 import app.access.tables
+import app.fleet.tables
 import app.gpu.tables
 import app.jobs.tables
 import app.media.tables

@@ -58,12 +58,7 @@ def make_api(services: Services, *, lifespan: Lifespan | None = None) -> FastAPI
         lifespan=lifespan,
     )
     app.state.services = services
-    app.state.doorman = Doorman(
-        db=services.db,
-        authenticator=services.authenticator,
-        loopback=services.loopback,
-        cors_origins=services.cors_origins,
-    )
+    app.state.doorman = _doorman(services)
     app.state.job_texts = polling.JobTexts()
     problems.install(app)
     for room in (
@@ -103,6 +98,40 @@ def make_api(services: Services, *, lifespan: Lifespan | None = None) -> FastAPI
     app.add_middleware(LastCatch)
     app.add_middleware(RequestTelemetry, metrics=services.metrics)
     return app
+
+
+def make_probes(services: Services, *, lifespan: Lifespan | None = None) -> FastAPI:
+    """Make what a worker answers: its own health, readiness and metrics.
+
+    Args:
+        services: As `make_api` takes them.
+        lifespan: Likewise.
+    """
+    app = FastAPI(
+        title="SteadyDancer worker",
+        version=services.version,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        lifespan=lifespan,
+    )
+    app.state.services = services
+    app.state.doorman = _doorman(services)
+    problems.install(app)
+    app.include_router(health.router)
+    app.add_middleware(SecurityHeaders)
+    app.add_middleware(LastCatch)
+    app.add_middleware(RequestTelemetry, metrics=services.metrics)
+    return app
+
+
+def _doorman(services: Services) -> Doorman:
+    return Doorman(
+        db=services.db,
+        authenticator=services.authenticator,
+        loopback=services.loopback,
+        cors_origins=services.cors_origins,
+    )
 
 
 def _add_openapi(app: FastAPI) -> None:

@@ -53,12 +53,13 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-def serve(settings: Settings, *, announce: bool) -> ExitCode:
+def serve(settings: Settings, *, announce: bool, worker: bool = False) -> ExitCode:
     """Run the gateway until SIGTERM or Ctrl-C.
 
     Args:
         settings: What the operator decided.
         announce: Print one line of JSON to standard output when it answers.
+        worker: Run jobs of a shared store, and serve health and metrics only.
 
     Raises:
         Stop: The port is taken, or the host is not one of this machine's.
@@ -67,7 +68,8 @@ def serve(settings: Settings, *, announce: bool) -> ExitCode:
     listening = _listen(settings.host, settings.port)
     with listening:
         port = int(listening.getsockname()[1])
-        runner = _Runner(settings, url=_url(settings.host, port), port=port, announce=announce)
+        gateway = Gateway(settings, worker=worker)
+        runner = _Runner(gateway, url=_url(settings.host, port), port=port, announce=announce)
         with asyncio.Runner(loop_factory=runner.loop_factory) as loop:
             loop.run(runner.run(listening))
     return ExitCode.JOB_FAILED if runner.crashed else ExitCode.OK
@@ -76,13 +78,14 @@ def serve(settings: Settings, *, announce: bool) -> ExitCode:
 class _Runner:
     """The gateway and its server, from start to end."""
 
-    def __init__(self, settings: Settings, *, url: str, port: int, announce: bool) -> None:
+    def __init__(self, gateway: Gateway, *, url: str, port: int, announce: bool) -> None:
         self.crashed = False
-        self._settings = settings
+        settings = self._settings = gateway.settings
         self._url = url
         self._port = port
         self._announce = announce
-        self._gateway = Gateway(settings, on_crash=self._crash)
+        self._gateway = gateway
+        gateway.on_crash = self._crash
         app: FastAPI = create_app(settings, gateway=self._gateway)
         config = uvicorn.Config(
             app,
@@ -105,7 +108,7 @@ class _Runner:
         log.info("gateway started", url=self._url, pid=os.getpid())
         if self._announce:
             say_line({"url": self._url, "port": self._port, "pid": os.getpid()})
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not self._gateway.is_worker:
             open_to_all = "" if is_loopback(self._settings.host) else " (with a key)"
             note(f"Dashboard  {self._url}/{open_to_all}")
             note(f"API page   {self._url}/docs")

@@ -1,4 +1,4 @@
-"""`serve` and `openapi`."""
+"""`serve`, `worker` and `openapi`."""
 
 from __future__ import annotations
 
@@ -42,6 +42,38 @@ def serve(
     from app.cli.server import serve as run
 
     raise typer.Exit(run(settings, announce=announce))
+
+
+@app.command()
+def worker(
+    *,
+    name: Annotated[
+        str | None,
+        typer.Option(help="What it is called; default GATEWAY_WORKER_NAME, or the host's name."),
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address for health and metrics; default GATEWAY_HOST.")
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Port of those; default GATEWAY_PORT, or 8000."),
+    ] = None,
+    announce: Annotated[
+        bool, typer.Option("--announce", help="Print a line of JSON when it answers.")
+    ] = False,
+) -> None:
+    """Run jobs of a shared queue on this machine's ComfyUI; see docs/fleet.md.
+
+    Try:
+
+        GATEWAY_DATABASE_URL=postgresql+psycopg://user:secret@db/gateway steadydancer worker
+    """
+    asked = (("worker_name", name), ("host", host), ("port", port))
+    given = {setting: value for setting, value in asked if value is not None}
+    settings = read_settings(**given)
+    from app.cli.server import serve as run
+
+    raise typer.Exit(run(settings, announce=announce, worker=True))
 
 
 @app.command()

@@ -180,6 +180,20 @@ class Janitor:
         await self._forget(now)
         await self._give_back()
         await self._make_room()
+        await self.sweep_engines()
+
+    async def run_engines(self) -> None:
+        """Sweep the engines' folders only, where another machine's janitor does the rest."""
+        while True:
+            await asyncio.sleep(self._sweep_seconds)
+            try:
+                await self.sweep_engines()
+            except (StorageFull, StoreUnavailable) as error:
+                log.warning("janitor cannot work", reason=error.detail)
+
+    async def sweep_engines(self) -> None:
+        """Delete what ended attempts left in the folders of this machine's engines."""
+        now = self._now()
         for files in self._engine_files:
             await self._sweep_engine(files, now)
 

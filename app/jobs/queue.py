@@ -19,6 +19,7 @@ from sqlmodel import Session, SQLModel, col, select
 from uuid_utils import compat as uuids
 
 from app.errors import FAILURES, IdempotencyMismatch
+from app.jobs import distribution
 from app.jobs.states import MOVES, Caps, GiveUp, Loss, Losses, Move, Status, after_loss
 from app.jobs.tables import Attempt, IdempotencyKey, Job
 from app.media.tables import Artifact
@@ -194,6 +195,7 @@ def submit(session: Session, new: NewJob, *, now: datetime) -> Submitted:
         }
         insert(_KEYS, {**key, "job_id": job_id, "created_at": now})
     _log(session, job_id, "job.queued", {}, now=now)
+    distribution.offer(session, job_id, priority=new.priority, need_mib=new.formula_mib)
     for warning in new.warnings:
         _log(session, job_id, "job.warning", {"detail": warning}, now=now)
     return Submitted(job_id, replayed=False)
@@ -439,6 +441,7 @@ def lose(
     if job is None or job.attempt != fence.number:
         return False
     before = Losses(job.lost_executing, job.lost_deaths, job.lost_stalls, job.lost_oom)
+    priority, formula_mib, low_memory_mib = job.priority, job.formula_mib, job.low_memory_mib
     verdict = after_loss(loss, before, low_memory=job.low_memory, caps=caps)
     if loss is Loss.NOT_STARTED and job.attempt >= caps.max_unstarted:
         verdict = GiveUp("engine-died", before)
@@ -476,6 +479,14 @@ def lose(
     )
     data = {"reason": note.detail, "loss": loss.value, "counted": verdict.counted}
     _log(session, fence.job_id, "job.queued", data, now=now)
+    distribution.offer(
+        session,
+        fence.job_id,
+        priority=priority,
+        need_mib=low_memory_mib if verdict.low_memory else formula_mib,
+        again=True,
+        not_before=not_before,
+    )
     return True
 
 
@@ -493,7 +504,11 @@ def cancel(session: Session, job_id: str, *, now: datetime) -> bool:
         )
         .values(cancel_requested_at=now, version=Job.version + 1)
     )
-    return _count(session, statement) == 1
+    if _count(session, statement) != 1:
+        return False
+    distribution.changed(session, job_id)
+    distribution.cancel_asked(session, job_id)
+    return True
 
 
 def stop(session: Session, fence: Fence, *, usage: Usage | None = None, now: datetime) -> bool:
@@ -549,6 +564,7 @@ def wait(
     )
     if _count(session, statement) != 1:
         return False
+    distribution.changed(session, job_id)
     if changed:
         data = {"phase": phase, "reason": reason, "waiting": waiting}
         _log(session, job_id, "job.phase", data, now=now)
@@ -612,7 +628,10 @@ def _move(
         changes["status"] = rule.after
         if rule.after in {Status.SUCCEEDED, Status.FAILED, Status.CANCELED}:
             changes |= {"finished_at": now, "attempt_id": None, "phase": None, "waiting": None}
-    return _count(session, sa.update(Job).where(*where).values(**changes)) == 1
+    moved = _count(session, sa.update(Job).where(*where).values(**changes)) == 1
+    if moved:
+        distribution.changed(session, job_id)
+    return moved
 
 
 def _count(session: Session, statement: sa.Update | sa.Delete) -> int:

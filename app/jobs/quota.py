@@ -2,6 +2,7 @@
 
 What is remembered is never less than the truth: it grows with each job taken, and is counted anew
 only when it reaches a limit. Counting ten thousand rows takes longer than storing a job.
+Where other processes take jobs into the same store, it is counted each time.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ from sqlmodel import Session, col
 from app.access.limits import Limiter
 from app.access.scopes import Caller
 from app.errors import QueueFull, RateLimited
+from app.jobs.distribution import is_shared
 from app.jobs.states import Status
 from app.jobs.tables import Job
+
+_LOCK = sa.text("SELECT pg_advisory_xact_lock(7356291, 1)")
 
 
 class QueueQuota:
@@ -32,6 +36,11 @@ class QueueQuota:
             QueueFull: The queue is as long as the operator allows.
             RateLimited: The key has as many queued jobs as it may.
         """
+        if is_shared(session):
+            # One at a time, or many at once would each count what was before all of them.
+            session.connection().execute(_LOCK)
+            self._at_most = None
+            self._at_most_of.clear()
         if self._at_most is None or self._at_most >= self._max_queued_jobs:
             self._at_most = queued(session)
         if self._at_most >= self._max_queued_jobs:
