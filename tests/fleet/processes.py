@@ -21,7 +21,7 @@ class Member(Gateway):
             "GATEWAY_WORKER_LEASE_SECONDS": "3",
             "GATEWAY_REQUESTS_PER_MINUTE": "1000000",
         }
-        super().__init__(directory, engine_url, **shared, **settings)
+        super().__init__(directory, engine_url, **{**shared, **settings})
         self.process: subprocess.Popen[bytes] | None = None
 
     def launch(self, **more: str) -> None:
@@ -69,6 +69,4 @@ class Worker(Member):
     def __init__(self, directory: Path, database: str, name: str, **settings: str) -> None:
         self.engine = Engine(directory / "engine", "--no-work", "--step-seconds", "0.01")
         self.name = name
-        super().__init__(
-            directory, self.engine.url, database, GATEWAY_WORKER_NAME=name, **settings
-        )
+        super().__init__(directory, self.engine.url, database, GATEWAY_WORKER_NAME=name, **settings)
