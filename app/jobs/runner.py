@@ -428,10 +428,13 @@ class Runner:
 
     async def _learn(self, task: Task, *, oom: bool) -> None:
         sampler = self._sampler
-        if sampler is None or sampler.peak_mib is None or not self._alone:
+        if sampler is None or sampler.peak_mib is None or not (self._alone or oom):
             return
+        # With other models in the engine the peak is not the run's own. That it ran out is: what
+        # it was admitted for was not enough.
+        peak_mib = sampler.peak_mib if self._alone else 0
         try:
-            await self._teach(task, sampler, sampler.peak_mib, oom=oom)
+            await self._teach(task, sampler, peak_mib, oom=oom)
         except (StorageFull, StoreUnavailable) as error:
             log.warning("the peak is not learned", reason=error.detail)
 

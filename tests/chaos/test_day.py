@@ -298,3 +298,27 @@ async def test_an_engine_that_is_away_says_nothing_of_jobs_that_another_can_star
             await away._step()
             await there._step()
         assert await phases() == ["waiting_for_vram"]
+
+
+async def test_the_first_run_after_a_start_that_runs_out_of_memory_raises_the_figure(
+    engine: Engine, tmp_path: Path
+) -> None:
+    """Nobody knows then what else the engine has loaded, so that its peak is nobody's."""
+    card = SimulatedCard(total_mib=CARD_MIB)
+    card.hold(ENGINE_PID, ENGINE_MIB)
+    gateway = make(tmp_path / "gateway", engine, card)
+    engine.misbehave("out_of_memory", times=1)
+    async with gateway.running():
+        job = new_job(await uploaded(gateway), SMALL, 1, low_memory_mib=SMALL)
+        await gateway.db.write(lambda s: queue.submit(s, job, now=gateway.now()))
+        gateway.stations[0].dispatcher.wake()
+
+        async def ended() -> bool:
+            return {status for status, *_ in (await gateway.db.read(rows)).values()} == {
+                "succeeded"
+            }
+
+        await eventually(ended)
+        need = gateway.stations[0].gate.need(job.shape, job.formula_mib)
+    assert need.ran_out
+    assert need.mib == SMALL * 115 // 100
