@@ -5,6 +5,9 @@ UV_VERSION := 0.13.9
 UV := .uv/bin/uv
 RUN := $(UV) run --frozen --no-sync
 export UV_PYTHON_DOWNLOADS := never
+# A proxy that signs with a certificate of its own is known to the system, not to uv's own list.
+SYSTEM_CERTS := $(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt)
+export UV_SYSTEM_CERTS ?= $(if $(SYSTEM_CERTS),1,0)
 
 IMAGE ?=
 VIDEO ?=

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from app.errors import StoreUnavailable
 
+_BUSY_SECONDS = 30.0
+"""How long to wait for a database that another process holds."""
+
 
 def backup(source: Path, target: Path) -> int:
     """Write a consistent copy of a database that may be in use, and check it.
@@ -70,7 +73,7 @@ def check(path: Path) -> None:
     """Read a whole database and refuse a damaged one.
 
     Raises:
-        StoreUnavailable: It is not there, no database, or damaged.
+        StoreUnavailable: It is not there, no database, damaged, or held by another process.
     """
     if not path.is_file():
         raise StoreUnavailable(f"There is no database at {path}.")
@@ -78,6 +81,11 @@ def check(path: Path) -> None:
         with _opened(path, "ro") as database:
             answer = database.execute("PRAGMA quick_check(1)").fetchone()[0]
     except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in {
+            sqlite3.SQLITE_BUSY,
+            sqlite3.SQLITE_LOCKED,
+        }:
+            raise StoreUnavailable(f"Another process holds the database {path}.") from error
         raise StoreUnavailable(f"The database {path} is damaged: {error}.") from error
     if answer != "ok":
         raise StoreUnavailable(f"The database {path} is damaged: {answer}.")
@@ -90,7 +98,9 @@ class _opened:  # noqa: N801 - reads as a word in a with statement
         self._uri = f"{path.resolve().as_uri()}?mode={mode}"
 
     def __enter__(self) -> sqlite3.Connection:
-        self._connection = sqlite3.connect(self._uri, uri=True, timeout=30, isolation_level=None)
+        self._connection = sqlite3.connect(
+            self._uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None
+        )
         return self._connection
 
     def __exit__(self, *_: object) -> None:

@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from ipaddress import ip_address
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -359,7 +360,7 @@ class Gateway:
     async def running(self) -> AsyncGenerator[None]:
         """Open everything, run every loop, and close in the order that loses nothing."""
         settings = self.settings
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        _make_data_dir(settings.data_dir)
         async with AsyncExitStack() as stack:
             stack.enter_context(sole_instance(settings.data_dir))
             clear_spool(self.spool)
@@ -496,6 +497,16 @@ class Gateway:
                 "the file system cannot hold SQLite's WAL; a rollback journal is used",
                 journal_mode=self.db.journal_mode,
             )
+
+
+def _make_data_dir(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Misconfigured(
+            f"The data directory {path} cannot be made: {error.strerror or error}. Name another "
+            "with GATEWAY_DATA_DIR."
+        ) from error
 
 
 def _cards(settings: Settings) -> Sequence[Card] | None:

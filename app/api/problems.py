@@ -143,7 +143,7 @@ async def _on_validation_error(_request: Request, error: Exception) -> Response:
     if not isinstance(error, RequestValidationError):
         raise error
     faults = [
-        FieldError(pointer(entry["loc"][1:]), _words(entry, str(entry["loc"][-1])))
+        FieldError(pointer(entry["loc"][1:]), _words(entry, _name(entry["loc"])))
         for entry in error.errors()
     ]
     return of_error(InvalidRequest(" ".join(fault.detail for fault in faults), errors=faults))
@@ -192,7 +192,7 @@ def invalid(error: ValidationError, model: type[BaseModel]) -> InvalidRequest:
     faults: dict[str, FieldError] = {}
     for entry in error.errors(include_url=False):
         path = [part for part in entry["loc"] if part != "[key]"]
-        name = str(path[-1])[:_MOST_SHOWN] if path else "The body"
+        name = _name(path)[:_MOST_SHOWN]
         if entry["type"] == "extra_forbidden":
             detail = _unknown(name, model if len(path) == 1 else None)
         else:
@@ -201,6 +201,11 @@ def invalid(error: ValidationError, model: type[BaseModel]) -> InvalidRequest:
         faults.setdefault(place, FieldError(place, detail))
     found = list(faults.values())
     return InvalidRequest(" ".join(fault.detail for fault in found), errors=found)
+
+
+def _name(path: Sequence[str | int]) -> str:
+    """What people call the place: a member of a list goes by the list's name."""
+    return next((part for part in reversed(path) if isinstance(part, str)), "The body")
 
 
 def _unknown(name: str, model: type[BaseModel] | None) -> str:

@@ -27,8 +27,8 @@ from app.workflows.registry import load_workflows, standin_models
 
 _COMFYUI_VERSION = "0.28.1"
 _START_SECONDS = 60.0
-_STEP_SECONDS = 1.0
-"""Long enough to see the steps go by."""
+_STEP_SECONDS = 1.2
+"""Long enough to see each step go by: progress is told once a second."""
 
 
 class Showcase:

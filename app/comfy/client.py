@@ -1,4 +1,4 @@
-"""ComfyUI's HTTP API, of v0.10.0 and v0.28.1 alike. Every call is bounded in time."""
+"""ComfyUI's HTTP API, of v0.10.0 and v0.28.1 alike. No wait for its next byte is unbounded."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ from app.comfy.messages import (
 from app.comfy.stream import EventStream, open_stream
 
 _PIECE_BYTES = 256 * 1024
+
+_MISSHAPEN = (AttributeError, LookupError, TypeError, ValueError)
+"""What reading JSON raises that has not the form that was expected."""
 
 
 class EngineError(Exception):
@@ -213,6 +216,8 @@ class ComfyClient:
                 f"ComfyUI takes no file of {size_bytes:,} bytes; raise its --max-upload-size."
             )
         stored = _object(_checked(answer))
+        if not stored.get("name"):
+            raise EngineFaulted("ComfyUI took a file and does not say under which name.")
         inside = stored.get("subfolder") or ""
         return f"{inside}/{stored['name']}" if inside else str(stored["name"])
 
@@ -293,7 +298,7 @@ class ComfyClient:
         try:
             running = tuple(item[1] for item in told["queue_running"])
             pending = tuple(item[1] for item in sorted(told["queue_pending"], key=_number))
-        except (KeyError, IndexError, TypeError) as error:
+        except _MISSHAPEN as error:
             raise EngineFaulted("ComfyUI's queue is not as expected.") from error
         return QueueState(running, pending)
 
@@ -308,7 +313,7 @@ class ComfyClient:
             return None
         try:
             return parse_history(told[prompt_id])
-        except (KeyError, IndexError, TypeError) as error:
+        except _MISSHAPEN as error:
             raise EngineFaulted("ComfyUI's history is not as expected.") from error
 
     async def locate(self, prompt_id: str) -> Located:
@@ -422,6 +427,11 @@ def _number(item: list[Any]) -> float:
     return float(item[0])
 
 
+def _members(value: object) -> list[tuple[str, dict[str, Any]]]:
+    found = value if isinstance(value, dict) else {}
+    return [(name, one) for name, one in found.items() if isinstance(one, dict)]
+
+
 def _refusal(told: Mapping[str, Any]) -> GraphRefused:
     raw = told.get("error")
     error = raw if isinstance(raw, dict) else {"message": str(raw or "A part was refused.")}
@@ -434,8 +444,9 @@ def _refusal(told: Mapping[str, Any]) -> GraphRefused:
             message=str(one.get("message", "")),
             details=str(one.get("details", "")),
         )
-        for node_id, entry in (told.get("node_errors") or {}).items()
+        for node_id, entry in _members(told.get("node_errors"))
         for one in entry.get("errors", ())
+        if isinstance(one, dict)
     )
     message = " ".join(str(error.get(key, "")) for key in ("message", "details")).strip()
     return GraphRefused(str(error.get("type", "node_errors")), message, nodes)

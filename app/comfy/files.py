@@ -37,16 +37,21 @@ class EngineFiles:
 
         Only while nothing runs: an input that is there is not uploaded again.
         """
-        if not self._inputs.is_dir():
-            return 0
         return _remove([path for path in _files(self._inputs) if _written(path) < before])
 
     def _made(self) -> list[Path]:
-        return [path for folder in self._outputs if folder.is_dir() for path in _files(folder)]
+        return [path for folder in self._outputs for path in _files(folder)]
 
 
 def _files(folder: Path) -> list[Path]:
-    return [path for path in folder.iterdir() if path.is_file() and not path.is_symlink()]
+    """The files of a folder; none of one that is not there, or that may not be read."""
+    try:
+        return [path for path in folder.iterdir() if path.is_file() and not path.is_symlink()]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        log.warning("engine folder not read", folder=folder.name, reason=error.strerror)
+        return []
 
 
 def _remove(paths: list[Path]) -> int:
@@ -64,5 +69,5 @@ def _remove(paths: list[Path]) -> int:
 def _written(path: Path) -> float:
     try:
         return path.stat().st_mtime
-    except FileNotFoundError:
+    except OSError:
         return float("inf")

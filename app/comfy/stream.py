@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from urllib.parse import quote
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from app.comfy.messages import Message, parse_binary, parse_text
 
@@ -66,5 +66,5 @@ async def open_stream(base_url: str, client_id: str) -> AsyncGenerator[EventStre
         ) as socket:
             await socket.send(_HELLO)
             yield EventStream(socket)
-    except (OSError, TimeoutError, ConnectionClosed, InvalidHandshake, InvalidURI) as error:
+    except (OSError, TimeoutError, WebSocketException) as error:
         raise StreamLost(f"ComfyUI's socket cannot be opened: {type(error).__name__}") from error

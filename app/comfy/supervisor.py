@@ -175,7 +175,7 @@ class Supervisor:
         """Keep the child alive until `stop`. Canceling this leaves the child as it is."""
         self._log.parent.mkdir(parents=True, exist_ok=True)
         while not self._stopping:
-            if not self._adopt() and not await self._is_taken():
+            if not self._adopt() and not await self._is_taken() and not self._stopping:
                 self._spawn()
             began = asyncio.get_running_loop().time()
             await self._watch(began)

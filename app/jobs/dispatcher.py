@@ -122,12 +122,16 @@ class Dispatcher:
 
     async def _requeue(self, fence: Fence) -> None:
         note = FailureNote("engine-died", "The gateway was stopped, and its engine with it.")
-        await self._write(
-            fence.job_id,
-            lambda session: queue.lose(
-                session, fence, Loss.STOPPED_BY_US, note, caps=self._caps, now=self._now()
-            ),
-        )
+        try:
+            await self._write(
+                fence.job_id,
+                lambda session: queue.lose(
+                    session, fence, Loss.STOPPED_BY_US, note, caps=self._caps, now=self._now()
+                ),
+            )
+        except (StorageFull, StoreUnavailable) as error:
+            # The engine must be stopped all the same; the next start finds the attempt.
+            log.warning("attempt not requeued", job_id=fence.job_id, reason=error.detail)
 
     @property
     def in_engine(self) -> list[str]:
@@ -302,12 +306,14 @@ class Dispatcher:
         self._peaks[fence.job_id] = peak_mib
         task = asyncio.create_task(runner.run(), name=f"attempt-{fence.attempt_id}")
         self._runners[fence.job_id] = (runner, task)
-        task.add_done_callback(lambda done: self._ended(fence.job_id, done))
+        task.add_done_callback(lambda done: self._ended(fence.job_id, runner, done))
 
-    def _ended(self, job_id: str, task: asyncio.Task[None]) -> None:
-        self._runners.pop(job_id, None)
-        self._peaks.pop(job_id, None)
-        self._supply.ended(job_id)
+    def _ended(self, job_id: str, runner: Runner, task: asyncio.Task[None]) -> None:
+        # A lost job may have been claimed again before its last attempt's task came to its end.
+        if job_id in self._runners and self._runners[job_id][0] is runner:
+            del self._runners[job_id]
+            self._peaks.pop(job_id, None)
+            self._supply.ended(job_id)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("runner crashed", job_id=job_id, exc_info=error)
         self._on_end()

@@ -49,7 +49,9 @@ class Stalled:
 
 @dataclass(frozen=True, slots=True)
 class Overdue:
-    """The run took longer than the job allows."""
+    """The run, or the wait for it in the engine's queue, took longer than the job allows."""
+
+    started: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ class Patience:
         stall: Silence that means a stall while it samples.
         stall_loading: The same before the first step, while models load.
         run: Longest run, from the engine's execution_start.
+        wait: Longest wait for that in the engine's queue, behind another prompt.
         interrupt: How long an engine may take to obey an interrupt: it lands at the next step.
     """
 
@@ -77,6 +80,7 @@ class Patience:
     stall_loading: float
     run: float
     interrupt: float
+    wait: float = float("inf")
 
 
 @dataclass(slots=True)
@@ -85,6 +89,7 @@ class Sighting:
 
     started: bool = False
     stepped: bool = False
+    pending: bool = False
     started_at: float | None = None
     lives: int = 0
     lost_socket: bool = False
@@ -112,6 +117,7 @@ class Follower:
     sight: Sighting = field(default_factory=Sighting)
     _silent: float = 0.0
     _doubt_until: float = 0.0
+    _since: float = 0.0
     _inbox: asyncio.Queue[messages.Message | None] = field(default_factory=asyncio.Queue)
 
     @asynccontextmanager
@@ -178,6 +184,7 @@ class Follower:
     async def follow(self) -> Ending:
         """Wait for the prompt's end. The prompt may be at any stage, or unknown."""
         self._heard()
+        self._since = asyncio.get_running_loop().time()
         ask = True
         cancel = asyncio.create_task(self.cancel.wait())
         try:
@@ -197,13 +204,13 @@ class Follower:
 
     async def _next(self, cancel: asyncio.Task[bool]) -> tuple[messages.Message | None, bool]:
         getter = asyncio.create_task(self._inbox.get())
-        done, _ = await asyncio.wait(
-            {getter, cancel}, timeout=self.patience.quiet, return_when=asyncio.FIRST_COMPLETED
-        )
-        if getter in done:
-            return getter.result(), False
-        getter.cancel()
-        return None, True
+        try:
+            done, _ = await asyncio.wait(
+                {getter, cancel}, timeout=self.patience.quiet, return_when=asyncio.FIRST_COMPLETED
+            )
+            return (getter.result(), False) if getter in done else (None, True)
+        finally:
+            getter.cancel()
 
     async def _take(self, message: messages.Message) -> None:
         if isinstance(message, messages.Started) or (
@@ -237,6 +244,7 @@ class Follower:
             case Running():
                 await self._mark_started()
             case Pending():
+                self.sight.pending = True
                 self._heard()
             case Absent() if asyncio.get_running_loop().time() < self._doubt_until:
                 return None
@@ -252,7 +260,10 @@ class Follower:
             return CancelAsked()
         now = asyncio.get_running_loop().time()
         if self.sight.started_at is not None and now - self.sight.started_at > self.patience.run:
-            return Overdue()
+            return Overdue(started=True)
+        waits = look and self.sight.pending and not self.sight.started
+        if waits and now - self._since > self.patience.wait:
+            return Overdue(started=False)
         silent = self._silent
         limit = self.patience.stall if self.sight.stepped else self.patience.stall_loading
         return Stalled(silent, self.sight.started) if silent > limit else None

@@ -34,6 +34,10 @@ log = structlog.get_logger(__name__)
 _CLOCK_JUMP = timedelta(seconds=60)
 """A difference between the wall's clock and the monotonic one that no tick explains."""
 
+_CLOCK_REST_SECONDS = 86_400.0
+"""After the clock was set nothing goes by age for so long: nobody knows which time is wrong, and
+what is deleted does not come back."""
+
 _AT_ONCE = 50
 """Jobs that one transaction ends or deletes, so that no sweep holds the one writer for long."""
 
@@ -126,6 +130,7 @@ class Janitor:
         self._now = now
         self._monotonic = monotonic
         self._seen_at: tuple[datetime, float] | None = None
+        self._trusted_from = float("-inf")
         self._seconds = seconds
         self._sweep_seconds = sweep_seconds
 
@@ -148,9 +153,7 @@ class Janitor:
         now = self._now()
         await self._mind_the_clock(now)
         ids = await self._db.read(lambda session: overdue(session, now=now))
-        note = FailureNote(
-            "deadline-exceeded", "The job was not started within the time it may wait."
-        )
+        note = FailureNote("deadline-exceeded", queue.WAITED_TOO_LONG)
 
         def end(session: Session) -> list[str]:
             return [job_id for job_id in ids if queue.expire(session, job_id, note, now=now)]
@@ -169,15 +172,21 @@ class Janitor:
         jump = (now - before[0]) - timedelta(seconds=ticked - before[1])
         if abs(jump) < _CLOCK_JUMP:
             return
+        self._trusted_from = ticked + _CLOCK_REST_SECONDS
         moved = await self._db.write(lambda session: queue.shift_deadlines(session, jump))
-        log.warning("the clock was set", by_seconds=jump.total_seconds(), deadlines_moved=moved)
+        log.warning(
+            "the clock was set; nothing is deleted by age for a day",
+            by_seconds=jump.total_seconds(),
+            deadlines_moved=moved,
+        )
 
     async def sweep(self) -> None:
         """Delete what retention no longer keeps, and give the room back."""
         now = self._now()
-        while await self._delete_oldest(before=now - self._retention.keep):
-            continue
-        await self._forget(now)
+        if self._monotonic() >= self._trusted_from:
+            while await self._delete_oldest(before=now - self._retention.keep):
+                continue
+            await self._forget(now)
         await self._give_back()
         await self._make_room()
         await self.sweep_engines()

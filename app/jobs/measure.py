@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 
+import structlog
 from sqlmodel import Session, col, select
 
 from app.database import Database
+from app.errors import StoreUnavailable
 from app.jobs.queue import Fence
 from app.jobs.states import TERMINAL
 from app.jobs.tables import Attempt, Job, JobEvent
 from app.telemetry import Metrics
+
+log = structlog.get_logger(__name__)
 
 _MIB = 1024 * 1024
 
@@ -61,8 +65,12 @@ def course(session: Session, fence: Fence) -> Course | None:
 
 
 async def measure(db: Database, metrics: Metrics, fence: Fence) -> None:
-    """Count an attempt that ended."""
-    seen = await db.read(lambda session: course(session, fence))
+    """Count an attempt that ended, where the store can be read."""
+    try:
+        seen = await db.read(lambda session: course(session, fence))
+    except StoreUnavailable as error:
+        log.warning("the end of an attempt is not counted", reason=error.detail)
+        return
     if seen is None:
         return
     if seen.status in TERMINAL:

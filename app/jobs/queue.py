@@ -28,6 +28,8 @@ from app.wire import EventType, VramWait
 
 _NOISE_MIB = 128
 
+WAITED_TOO_LONG = "The job was not started within the time it may wait."
+
 # Made once, and run without mapped objects: a submission is made of five of them.
 _JOBS = sa.insert(SQLModel.metadata.tables["job"])
 _LABELS = sa.insert(SQLModel.metadata.tables["job_label"])
@@ -572,14 +574,17 @@ def wait(
 
 
 def shift_deadlines(session: Session, by: timedelta) -> int:
-    """Move the deadlines of all queued jobs after the clock was set; gives how many there were."""
-    jobs = session.exec(
-        select(Job).where(col(Job.status) == Status.QUEUED, col(Job.queue_deadline).is_not(None))
-    ).all()
+    """Move the times that queued jobs wait for, and since when, after the clock was set.
+
+    Returns:
+        How many jobs there were.
+    """
+    jobs = session.exec(select(Job).where(col(Job.status) == Status.QUEUED)).all()
     for job in jobs:
-        if job.queue_deadline is not None:
-            job.queue_deadline += by
-            session.add(job)
+        for name in ("queue_deadline", "not_before", "vram_wait_since"):
+            if (at := getattr(job, name)) is not None:
+                setattr(job, name, at + by)
+        session.add(job)
     return len(jobs)
 
 

@@ -51,7 +51,7 @@ from app.jobs.gate import Gate
 from app.jobs.measure import measure
 from app.jobs.outcome import Failed, Lost, NotOurs, Outcome, Stopped, Succeeded, conclude
 from app.jobs.progress import Tracker
-from app.jobs.queue import FailureNote, Fence, Report, Usage
+from app.jobs.queue import WAITED_TOO_LONG, FailureNote, Fence, Report, Usage
 from app.jobs.shapes import models_of
 from app.jobs.stager import Stager
 from app.jobs.states import Caps, Loss
@@ -258,6 +258,8 @@ class Runner:
         patience = self._patience
         if task.max_run_seconds is not None:
             patience = replace(patience, run=task.max_run_seconds)
+        if task.queue_deadline is not None:
+            patience = replace(patience, wait=(task.queue_deadline - self._now()).total_seconds())
         return Follower(
             engine=self.engine,
             prompt_id=self.fence.attempt_id,
@@ -329,21 +331,22 @@ class Runner:
                 return await self._gone(ending, asked)
             case CancelAsked():
                 self.cancel.set()
-                located = await self._leave_engine()
-                if isinstance(located, Finished):
-                    return await self._ended(located.entry, asked)
+        located = await self._leave_engine()
+        if isinstance(located, Finished) and located.entry.outcome != "interrupted":
+            return await self._ended(located.entry, asked)  # it was faster than our decision
+        match ending:
+            case CancelAsked():
                 return Stopped(self._usage())
+            case Overdue(started=False):
+                note = FailureNote("deadline-exceeded", WAITED_TOO_LONG)
+                return Failed(note, self._usage())
             case Overdue():
-                await self._leave_engine()
                 limit = asked.task.max_run_seconds or self._patience.run
                 detail = f"The run took longer than the {limit:g} s it was allowed."
                 return Failed(FailureNote("deadline-exceeded", detail), self._usage())
             case Stalled(silent_seconds=silent, started=started):
-                await self._leave_engine()
                 detail = f"The engine made no progress for {silent:.0f} s."
-                if not started:
-                    return self._lost(Loss.NOT_STARTED, detail)
-                return self._lost(Loss.STALLED, detail)
+                return self._lost(Loss.STALLED if started else Loss.NOT_STARTED, detail)
 
     async def _ended(self, entry: messages.HistoryEntry, asked: Asked) -> Outcome:
         self._release()

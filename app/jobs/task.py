@@ -27,6 +27,7 @@ class Task:
     shape: str
     low_memory: bool
     max_run_seconds: float | None
+    queue_deadline: datetime | None
     submitted: bool
     started_at: datetime | None
     cancel_requested: bool
@@ -66,6 +67,7 @@ def load_task(session: Session, fence: Fence) -> Task | None:
         shape=job.low_memory_shape if attempt.low_memory else job.shape,
         low_memory=attempt.low_memory,
         max_run_seconds=job.max_run_seconds,
+        queue_deadline=job.queue_deadline,
         submitted=attempt.submitting_at is not None,
         started_at=attempt.started_at,
         cancel_requested=job.cancel_requested_at is not None,

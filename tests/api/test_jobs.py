@@ -325,6 +325,7 @@ async def test_a_list_refuses_what_it_does_not_know(world: World) -> None:
         answer = await world.http.get("/v1/jobs", params={name: value})
         assert (answer.status_code, answer.json()["code"]) == (422, "invalid-request"), name
         assert answer.json()["errors"][0]["pointer"].startswith(f"/{name}")
+        assert not answer.json()["detail"].startswith("0 is"), "that names nothing"
 
 
 async def test_a_queued_job_is_canceled_at_once_and_again_without_effect(world: World) -> None:

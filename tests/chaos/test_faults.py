@@ -226,6 +226,13 @@ def test_a_wait_that_takes_too_long_ends_with_the_deadline(
     job_id = dance(gateway, "waits", max_queue_seconds=0.2)
     assert gateway.ended(job_id)["error"]["type"] == "deadline-exceeded"
     assert _ran(engine) == 0
+    httpx.post(f"{gateway.url}/v1/system/resume", timeout=5).raise_for_status()
+    engine.misbehave("hang", times=1)
+    dance(gateway, "hangs")
+    behind = dance(gateway, "behind", max_queue_seconds=3)
+    until(lambda: gateway.job(behind)["phase"] in {"staged", None}, seconds=20, what="it is staged")
+    job = gateway.ended(behind)
+    assert (job["error"]["type"], job["started_at"]) == ("deadline-exceeded", None)
 
 
 def test_a_frozen_gateway_goes_on_where_the_job_is_by_then(

@@ -221,6 +221,16 @@ async def test_nothing_is_started_beside_a_stranger_on_its_port(keep: Keep, port
     await one.is_("running")
 
 
+async def test_nothing_is_started_after_a_stop_that_comes_while_the_port_is_looked_at(
+    keep: Keep,
+) -> None:
+    one = keep()
+    await asyncio.sleep(0)  # now it waits for an answer from the port
+    await one.supervisor.stop()
+    await asyncio.wait_for(one.running, 5)
+    assert one.supervisor.generation == 0
+
+
 async def test_a_log_is_bounded_while_the_child_writes(
     keep: Keep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

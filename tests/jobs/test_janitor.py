@@ -15,10 +15,11 @@ from sqlmodel import Session, col, select
 from app.comfy.files import EngineFiles
 from app.database import Database
 from app.jobs import queue
+from app.jobs.dispatcher import waiting_jobs
 from app.jobs.feed import Feed
 from app.jobs.janitor import Janitor, Retention
 from app.jobs.queue import NewArtifact, Usage
-from app.jobs.states import Status
+from app.jobs.states import Caps, Loss, Status
 from app.jobs.tables import Attempt, Job
 from app.media.limits import MediaLimits
 from app.media.prepare import Preparer
@@ -130,6 +131,43 @@ async def test_a_clock_that_is_set_lets_no_job_expire(house: House) -> None:
     assert await house.jobs() == {waiting: Status.FAILED}
 
 
+async def test_a_clock_that_is_set_deletes_nothing_and_keeps_nobody_waiting(house: House) -> None:
+    kept = await house.finished()
+
+    def lose(session: Session) -> str:
+        job_id = queue.submit(session, new_job(), now=house.clock()).job_id
+        fence = queue.claim(session, job_id, engine="0", attempt_id=str(uuid4()), now=house.clock())
+        assert fence is not None
+        soon = house.clock() + timedelta(seconds=2)
+        queue.lose(
+            session,
+            fence,
+            Loss.NOT_STARTED,
+            NOTE,
+            caps=Caps(),
+            not_before=soon,
+            now=house.clock(),
+        )
+        return job_id
+
+    lost = await house.db.write(lose)
+    for seconds in (-10 * 86_400, 30 * 86_400):
+        await house.janitor.expire()
+        house.clock.advance(seconds)
+        await house.janitor.expire()
+        await house.janitor.sweep()
+        assert await house.jobs() == {kept: Status.SUCCEEDED, lost: Status.QUEUED}
+        soon = house.clock() + timedelta(seconds=3)
+        offered = await house.db.read(lambda s: waiting_jobs(s, now=soon, limit=9))  # noqa: B023
+        assert [job.job_id for job in offered] == [lost], "it waits for a time that is days away"
+    for _ in range(2):
+        house.clock.advance(86_400)
+        house.ticks += 86_400
+        await house.janitor.expire()
+    await house.janitor.sweep()
+    assert await house.jobs() == {lost: Status.QUEUED}, "the old job is kept for ever"
+
+
 async def test_old_jobs_go_with_their_bytes_and_unfinished_ones_never(house: House) -> None:
     old, waiting = await house.finished(), await house.queued()
     house.clock.advance(2 * 86_400)
@@ -171,6 +209,8 @@ async def test_files_of_ended_attempts_leave_the_engine_and_those_of_open_ones_s
 ) -> None:
     output = house.engine / "output" / "gateway"
     output.mkdir(parents=True)
+    (house.engine / "temp").mkdir()
+    (house.engine / "temp" / "gateway").touch()  # no folder: that is ComfyUI's own trouble
 
     def claim(session: Session) -> list[str]:
         ids = []

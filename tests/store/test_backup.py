@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,11 +12,13 @@ from sqlmodel import Session, select
 
 from app.backup import backup, check, restore
 from app.database import Database
-from app.errors import StoreUnavailable
+from app.errors import Misconfigured, StoreUnavailable
+from app.gateway import Gateway
 from app.instance import sole_instance
 from app.jobs import queue
 from app.jobs.queue import NewJob
 from app.jobs.tables import Job, JobEvent
+from app.settings import Settings
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -93,6 +96,20 @@ async def test_a_restored_backup_is_the_store_again_and_the_old_one_is_kept(
     assert jobs == {kept, lost}
 
 
+async def test_a_database_that_is_held_is_not_called_damaged(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert db.path is not None
+    db.close()
+    monkeypatch.setattr("app.backup._BUSY_SECONDS", 0.01)
+    holder = sqlite3.connect(db.path, isolation_level=None)
+    holder.execute("PRAGMA locking_mode=EXCLUSIVE")
+    holder.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(StoreUnavailable, match="Another process holds"):
+        check(db.path)
+    holder.close()
+
+
 async def test_a_damaged_file_is_refused_and_harms_nothing(db: Database, tmp_path: Path) -> None:
     assert db.path is not None
     for _ in range(200):
@@ -109,6 +126,14 @@ async def test_a_damaged_file_is_refused_and_harms_nothing(db: Database, tmp_pat
     with pytest.raises(StoreUnavailable, match="damaged"):
         restore(copy, db.path)
     assert db.path.read_bytes() == before
+
+
+async def test_a_data_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "data").touch()
+    gateway = Gateway(Settings(data_dir=tmp_path / "data", admission="off"))
+    with pytest.raises(Misconfigured, match=r"/data cannot be made: .* GATEWAY_DATA_DIR"):
+        async with gateway.running():
+            pass
 
 
 def test_a_second_gateway_is_refused_and_a_dead_one_leaves_nothing_behind(tmp_path: Path) -> None:
