@@ -54,9 +54,13 @@ HTTP_PROBLEMS: dict[int, tuple[str, str]] = {
     408: ("request-timeout", "The request did not arrive in time"),
     413: ("payload-too-large", "Too large"),
     415: ("unsupported-media-type", "The body's media type is not taken here"),
+    431: ("headers-too-large", "The head of the request is too large"),
     500: ("internal-error", "The gateway failed"),
 }
 """Code and title of what goes wrong in HTTP itself, before any room is asked."""
+
+MALFORMED_REQUEST = ("malformed-request", "The request is not valid HTTP")
+"""What is answered, with 400, to bytes in which no request is found."""
 
 _MOST_SHOWN = 80
 _MOST_CHARACTERS = 2_000
@@ -143,7 +147,7 @@ async def _on_validation_error(_request: Request, error: Exception) -> Response:
     if not isinstance(error, RequestValidationError):
         raise error
     faults = [
-        FieldError(pointer(entry["loc"][1:]), _words(entry, str(entry["loc"][-1])))
+        FieldError(pointer(entry["loc"][1:]), _words(entry, str(entry["loc"][1])))
         for entry in error.errors()
     ]
     return of_error(InvalidRequest(" ".join(fault.detail for fault in faults), errors=faults))
