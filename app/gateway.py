@@ -140,6 +140,8 @@ class Gateway:
             spool=self.spool,
             fetch=self.outbound.fetch,
             now=now,
+            free_bytes=self.free_bytes,
+            min_free_bytes=settings.min_free_bytes,
         )
         self.estimator = Estimator(database=self.db, margin_mib=settings.vram_margin_mib)
         self.stager = Stager(db=self.db, store=self.store, preparer=self.preparer)

@@ -127,6 +127,7 @@ class WebhookRequest(Asked):
 
 MetadataKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]
+MOST_LABELS = 16
 
 
 class JobRequest(Asked):
@@ -145,7 +146,7 @@ class JobRequest(Asked):
     workflow: Annotated[str, StringConstraints(max_length=64)] = "steadydancer"
     request: dict[str, JsonValue]
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
-    metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] = {}
+    metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=MOST_LABELS)] = {}
     webhook: WebhookRequest | None = None
     max_queue_seconds: Annotated[float, Field(gt=0, le=604_800)] | None = None
     max_run_seconds: Annotated[float, Field(gt=0, le=86_400)] | None = None

@@ -22,6 +22,7 @@ from sqlmodel import Session
 from app.access import keys
 from app.access.scopes import Scope
 from app.api.app import make_api
+from app.api.connection import Connection
 from app.api.services import HttpLimits
 from app.gateway import Gateway
 from app.jobs import queue
@@ -165,7 +166,14 @@ async def serving(
     app = make_api(replace(services, limits=limits or services.limits), lifespan=lifespan)
     listener = socket.socket(proto=socket.IPPROTO_TCP)  # asyncio sets TCP_NODELAY by it
     listener.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_config=None, lifespan="on", timeout_graceful_shutdown=5)
+    config = uvicorn.Config(
+        app,
+        http=Connection,
+        ws="none",
+        log_config=None,
+        lifespan="on",
+        timeout_graceful_shutdown=5,
+    )
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     base = f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -8,6 +8,7 @@ command line) within `FRESH`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -17,6 +18,7 @@ from app.access import keys, sessions
 from app.access.keys import KeyView
 from app.access.scopes import Caller
 from app.database import Database
+from app.errors import StorageFull, StoreUnavailable
 
 FRESH = timedelta(seconds=10)
 _MARK_EVERY = timedelta(minutes=1)
@@ -88,9 +90,11 @@ class Authenticator:
         )
         if last_used_at is None or last_used_at + _MARK_EVERY <= now:
             key_id = str(caller.id)
-            await self._db.write(
-                lambda session: keys.mark_used(session, key_id, now=now), durable=False
-            )
+            # A note for people: on a full disk what is stored can still be read with the key.
+            with suppress(StorageFull, StoreUnavailable):
+                await self._db.write(
+                    lambda session: keys.mark_used(session, key_id, now=now), durable=False
+                )
         return caller, now + FRESH
 
     def _remember(self, digest: str, known: _Known) -> None:

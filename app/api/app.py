@@ -39,6 +39,16 @@ _PAGE_POLICY = (
     "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
 
+_CORS_ASKED = (
+    *("Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "If-Range"),
+    *("Last-Event-ID", "Range", "traceparent", "X-Filename", "X-Request-Id"),
+)
+_CORS_SHOWN = (
+    *("Accept-Ranges", "Content-Disposition", "Content-Range", "ETag", "Idempotent-Replayed"),
+    *("Location", "Retry-After", "X-Request-Id"),
+)
+"""What the page of a listed origin may send and read beyond what CORS always lets by."""
+
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
@@ -56,6 +66,9 @@ def make_api(services: Services, *, lifespan: Lifespan | None = None) -> FastAPI
         redoc_url=None,
         openapi_url="/openapi.json",
         lifespan=lifespan,
+        # The redirect's target would be the Host header's, and http where TLS ends before us: a
+        # client that follows it sends its key in the clear.
+        redirect_slashes=False,
     )
     app.state.services = services
     app.state.doorman = _doorman(services)
@@ -91,11 +104,11 @@ def make_api(services: Services, *, lifespan: Lifespan | None = None) -> FastAPI
             CORSMiddleware,
             allow_origins=list(services.cors_origins),
             allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "If-None-Match"],
-            expose_headers=["ETag", "Location", "Idempotent-Replayed", "Retry-After"],
+            allow_headers=_CORS_ASKED,
+            expose_headers=_CORS_SHOWN,
         )
-    app.add_middleware(SecurityHeaders)
     app.add_middleware(LastCatch)
+    app.add_middleware(SecurityHeaders)
     app.add_middleware(RequestTelemetry, metrics=services.metrics)
     return app
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -14,9 +13,10 @@ from app.access.scopes import seen_owner
 from app.api.answers import CALLER, binary, refusals
 from app.api.deps import JobId, Reader, TheServices
 from app.api.services import Services
-from app.api.streaming import stored_answer
+from app.api.streaming import document_answer, stored_answer
 from app.errors import NotFound
 from app.jobs import views
+from app.jobs.tables import Job
 from app.media.tables import Artifact, Blob
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["artifacts"])
@@ -80,28 +80,38 @@ async def get_artifact(
     """Give any artifact of a job."""
     owner = seen_owner(caller)
     if name in {"graph", "request"}:
-        document = await services.db.read(lambda session: _document(session, job_id, name, owner))
-        headers = {"Content-Disposition": _disposition(f"{job_id}-{name}.json", download=download)}
-        return Response(json.dumps(document), 200, headers, "application/json")
+        document, title = await services.db.read(
+            lambda session: _document(session, job_id, name, owner)
+        )
+        disposition = _disposition(f"{title or job_id}-{name}.json", download=download)
+        return document_answer(request, document, disposition=disposition)
     return await _stored(request, services, job_id, name, owner, download=download)
 
 
-def _document(session: Session, job_id: str, name: str, owner: str | None) -> dict[str, Any]:
+def _document(
+    session: Session, job_id: str, name: str, owner: str | None
+) -> tuple[dict[str, Any], str]:
     job = views.load(session, job_id, owner=owner)
+    title = _title(job)
     if name == "request":
-        return views.view(session, job_id, owner=owner)[0].request
+        return views.view(session, job_id, owner=owner)[0].request, title
     attempt = views.last_attempt(session, job.id)
     if attempt is None or attempt.graph is None:
         raise NotFound("The job has no graph yet: none of its attempts was submitted.")
-    return attempt.graph
+    return attempt.graph, title
+
+
+def _title(job: Job) -> str:
+    """What the caller named the job, with the label `name`; empty where it did not."""
+    return str(job.labels.get("name", ""))
 
 
 def _find(
     session: Session, job_id: str, name: str, owner: str | None
 ) -> tuple[Artifact, Blob, str]:
-    title = views.load(session, job_id, owner=owner).labels.get("name", "")
+    title = _title(views.load(session, job_id, owner=owner))
     artifact, blob = views.artifact(session, job_id, name, owner=owner)
-    return artifact, blob, str(title)
+    return artifact, blob, title
 
 
 async def _stored(

@@ -23,6 +23,8 @@ MAX_DEPTH = 16
 MAX_VALUES = 1_000
 """Nothing that the API takes has more values; to judge each of a megabyte's takes seconds."""
 
+_MOST_DIGITS = 100
+
 
 def media_type(request: Request) -> str:
     """The body's media type, without parameters, in lower case."""
@@ -111,7 +113,10 @@ def parse_json(data: bytes, *, what: str = "The body") -> object:
 
     try:
         value = json.loads(
-            data.decode("utf-8"), object_pairs_hook=made, parse_constant=_no_constant
+            data.decode("utf-8"),
+            object_pairs_hook=made,
+            parse_constant=_no_constant,
+            parse_int=_whole,
         )
     except UnicodeDecodeError as error:
         raise MalformedBody(f"{what} is not UTF-8 (at byte {error.start}).") from None
@@ -142,6 +147,12 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is no JSON number")
+
+
+def _whole(text: str) -> int:
+    if len(text) > _MOST_DIGITS:
+        raise ValueError(f"a number in it has more than {_MOST_DIGITS} digits")
+    return int(text)
 
 
 _Path: TypeAlias = tuple[str | int, ...]

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from app.errors import RangeNotSatisfiable
 
 _TAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
-_ONE_RANGE = re.compile(r"bytes=\s*(?:([0-9]{1,18})\s*-\s*([0-9]{1,18})?|-\s*([0-9]{1,18}))\s*")
+_ONE_RANGE = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{1,18})?|-([0-9]{1,18}))", re.IGNORECASE)
+"""No blanks inside, as RFC 9110 has it: two runs of them side by side would also take a header of
+32 KB a minute to be found wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ def span_of(header: str | None, size: int, *, if_range: str | None, tag: str) ->
     """
     if header is None or (if_range is not None and if_range.strip() != tag):
         return None
-    found = _ONE_RANGE.fullmatch(header)
+    found = _ONE_RANGE.fullmatch(header.strip())
     if found is None:
         return None
     first, last, suffix = found.groups()

@@ -13,7 +13,7 @@ from app.access.scopes import Scope
 from app.api.answers import CALLER, json_answer, refusals
 from app.api.deps import Reader, TheDoorman, TheServices
 from app.api.models import Alive
-from app.api.problems import HTTP_PROBLEMS, STATUS
+from app.api.problems import HTTP_PROBLEMS, MALFORMED_REQUEST, STATUS
 from app.api.services import Services
 from app.api.system import database_bytes
 from app.errors import FAILURES, Forbidden, NotFound, StorageFull, StoreUnavailable, Unauthorized
@@ -34,6 +34,7 @@ _MIB = 1 << 20
     summary="Say whether the process answers",
     response_model=Alive,
 )
+@router.head("/healthz", include_in_schema=False)
 async def get_health() -> Response:
     """Answer. Nothing is looked at, so that a restart is not asked for where it would not help."""
     return json_answer(Alive())
@@ -46,6 +47,7 @@ async def get_health() -> Response:
     response_model=wire.Readiness,
     responses={503: {"description": "Not ready.", "model": wire.Readiness}},
 )
+@router.head("/readyz", include_in_schema=False)
 async def get_readiness(request: Request, services: TheServices, doorman: TheDoorman) -> Response:
     """Check store, engine, workflows and card. Who has a key is told what was found."""
     checks = await readiness(services)
@@ -57,7 +59,7 @@ async def get_readiness(request: Request, services: TheServices, doorman: TheDoo
 async def _may_read(request: Request, doorman: TheDoorman) -> bool:
     try:
         return (await doorman.caller(request)).has(Scope.READ)
-    except (Unauthorized, Forbidden):
+    except (Unauthorized, Forbidden, StoreUnavailable):
         return False
 
 
@@ -198,7 +200,7 @@ def explanations() -> dict[str, Explanation]:
         )
         for name, failure in FAILURES.items()
     }
-    for status, (code, title) in HTTP_PROBLEMS.items():
+    for status, (code, title) in (*HTTP_PROBLEMS.items(), (400, MALFORMED_REQUEST)):
         found[code] = Explanation(code=code, title=title, status=status, description=f"{title}.")
     for kind, status in STATUS.items():
         text = inspect.getdoc(kind) or kind.title

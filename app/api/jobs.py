@@ -128,7 +128,7 @@ async def list_jobs(
         )
     which = Filter(
         owner=seen_owner(caller),
-        status=tuple(status or ()),
+        status=tuple(dict.fromkeys(status or ())),
         workflow=workflow,
         batch_id=batch_id,
         created_after=created_after,
@@ -259,4 +259,7 @@ def _labels(request: Request) -> dict[str, str]:
             )
             place = name[:64].replace("~", "~0").replace("/", "~1")
             raise InvalidRequest(detail, errors=[FieldError(f"/{place}", detail)])
+    if len(labels) > wire.MOST_LABELS:
+        detail = f"A job has at most {wire.MOST_LABELS} labels; {len(labels):,} were asked for."
+        raise InvalidRequest(detail, errors=[FieldError("/metadata", detail)])
     return labels

@@ -16,7 +16,7 @@ from app.errors import PayloadTooLarge
 
 log = structlog.get_logger("gateway.http")
 
-_HEADERS = {
+SECURITY_HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
     "referrer-policy": "no-referrer",
@@ -24,6 +24,10 @@ _HEADERS = {
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
 }
 """On every answer; an endpoint that gives one of them itself is left as it is."""
+
+
+SLOWEST_BYTES = 500
+"""Bytes a second below which a body only seems to arrive."""
 
 
 class SecurityHeaders:
@@ -38,7 +42,7 @@ class SecurityHeaders:
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
+                for name, value in SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
             await send(message)
 
@@ -78,16 +82,18 @@ class LastCatch:
 
 
 class BodyGuard:
-    """Bounds bodies: their declared size at once, and the time that they may stand still.
+    """Bounds bodies: their declared size at once, and the time that they may take to arrive.
 
-    How much of an undeclared body is taken is decided where it is read.
+    How much of an undeclared body is taken is decided where it is read. The time that the
+    application itself takes between two pieces does not count.
 
     Args:
         app: The application.
         most_bytes: Largest declared body of most calls.
         file_bytes: Largest declared body of a call that takes files.
         file_paths: The paths of those calls.
-        idle_seconds: Longest silence while a body arrives.
+        idle_seconds: Longest silence while a body arrives; and longest wait in all for a body
+            that comes at less than `SLOWEST_BYTES` a second.
     """
 
     def __init__(
@@ -118,21 +124,27 @@ class BodyGuard:
             error = PayloadTooLarge(f"This call takes a body of at most {most:,} bytes.")
             await problems.of_error(error)(scope, receive, send)
             return
-        arriving = True
+        arriving, waited, received = True, 0.0, 0
+        clock = asyncio.get_running_loop().time
 
         async def guarded() -> Message:
-            nonlocal arriving
+            nonlocal arriving, waited, received
             if not arriving:
                 return await receive()  # waiting for the client to go away may take for ever
+            left = self._idle_seconds + received / SLOWEST_BYTES - waited
+            begun = clock()
             try:
-                async with asyncio.timeout(self._idle_seconds):
+                async with asyncio.timeout(min(self._idle_seconds, left)):
                     message = await receive()
             except TimeoutError:
                 raise HTTPException(
                     408,
-                    f"Nothing of the body arrived for {self._idle_seconds:g} seconds.",
+                    f"The body stood still for {self._idle_seconds:g} seconds, or came at less "
+                    f"than {SLOWEST_BYTES} bytes a second.",
                     headers={"Connection": "close"},
                 ) from None
+            waited += clock() - begun
+            received += len(message.get("body", b""))
             arriving = message["type"] == "http.request" and message.get("more_body", False)
             return message
 

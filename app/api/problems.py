@@ -54,9 +54,13 @@ HTTP_PROBLEMS: dict[int, tuple[str, str]] = {
     408: ("request-timeout", "The request did not arrive in time"),
     413: ("payload-too-large", "Too large"),
     415: ("unsupported-media-type", "The body's media type is not taken here"),
+    431: ("headers-too-large", "The head of the request is too large"),
     500: ("internal-error", "The gateway failed"),
 }
 """Code and title of what goes wrong in HTTP itself, before any room is asked."""
+
+MALFORMED_REQUEST = ("malformed-request", "The request is not valid HTTP")
+"""What is answered, with 400, to bytes in which no request is found."""
 
 _MOST_SHOWN = 80
 _MOST_CHARACTERS = 2_000

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from typing import Any
 
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
-from app.api.conditional import matches, span_of
+from app.api.conditional import Span, matches, span_of
 from app.api.problems import of_error
 from app.errors import RangeNotSatisfiable
 from app.media.store import BlobStore
@@ -38,42 +41,55 @@ def stored_answer(
         media_type: What it is.
         disposition: The Content-Disposition.
     """
-    tag = f'"{sha256}"'
-    headers: dict[str, str] = {
-        "ETag": tag,
-        "Accept-Ranges": "bytes",
-        "Cache-Control": FOREVER,
-        "Content-Disposition": disposition,
-    }
+    headers = {"Cache-Control": FOREVER, "Content-Disposition": disposition}
+    span = _answered(request, size, f'"{sha256}"', headers)
+    if isinstance(span, Response):
+        return span
+    if request.method == "HEAD":
+        return Response(headers=headers, media_type=media_type)
+
+    async def pieces() -> AsyncGenerator[bytes]:
+        async with aclosing(store.read(blob_id, span.start, span.stop)) as found:
+            async for piece in found:
+                yield piece
+
+    return StreamingResponse(pieces(), _status(headers), headers, media_type)
+
+
+def document_answer(request: Request, document: Mapping[str, Any], *, disposition: str) -> Response:
+    """Answer with a JSON document as with a stored file; it may be another one later.
+
+    Args:
+        request: Its `Range`, `If-Range` and `If-None-Match` count.
+        document: What is sent.
+        disposition: The Content-Disposition.
+    """
+    data = json.dumps(document).encode()
+    headers = {"Cache-Control": "private, no-cache", "Content-Disposition": disposition}
+    span = _answered(request, len(data), f'"{hashlib.sha256(data).hexdigest()}"', headers)
+    if isinstance(span, Response):
+        return span
+    piece = data[span.start : span.stop]
+    return Response(piece, _status(headers), headers, "application/json")
+
+
+def _answered(request: Request, size: int, tag: str, headers: dict[str, str]) -> Span | Response:
+    """The bytes that are to be sent, or the answer where none are. Completes the headers."""
+    headers.update({"ETag": tag, "Accept-Ranges": "bytes"})
     if matches(request.headers.get("if-none-match"), tag):
         return Response(status_code=304, headers=headers)
-    range_ = request.headers.get("range")
+    # A range means something with GET alone (RFC 9110, section 14.2).
+    range_ = request.headers.get("range") if request.method == "GET" else None
     try:
         span = span_of(range_, size, if_range=request.headers.get("if-range"), tag=tag)
     except RangeNotSatisfiable as error:
         return of_error(error, headers={"Content-Range": f"bytes */{size}"})
-    start, stop, status = 0, size, 200
     if span is not None:
-        start, stop, status = span.start, span.stop, 206
-        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
-    headers["Content-Length"] = str(stop - start)
-    if request.method == "HEAD":
-        return Response(status_code=status, headers=headers, media_type=media_type)
-    return _streamed(store, blob_id, start, stop, status, headers, media_type)
+        headers["Content-Range"] = f"bytes {span.start}-{span.stop - 1}/{size}"
+    span = span or Span(0, size)
+    headers["Content-Length"] = str(span.length)
+    return span
 
 
-def _streamed(  # noqa: PLR0917 - one caller
-    store: BlobStore,
-    blob_id: int,
-    start: int,
-    stop: int,
-    status: int,
-    headers: Mapping[str, str],
-    media_type: str,
-) -> Response:
-    async def pieces() -> AsyncGenerator[bytes]:
-        async with aclosing(store.read(blob_id, start, stop)) as found:
-            async for piece in found:
-                yield piece
-
-    return StreamingResponse(pieces(), status, headers, media_type)
+def _status(headers: Mapping[str, str]) -> int:
+    return 206 if "Content-Range" in headers else 200

@@ -14,6 +14,7 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
+from app.api.connection import Connection
 from app.cli.output import ExitCode, Stop, note, say_line
 from app.gateway import Gateway, is_loopback
 from app.main import create_app
@@ -89,6 +90,8 @@ class _Runner:
         app: FastAPI = create_app(settings, gateway=self._gateway)
         config = uvicorn.Config(
             app,
+            http=Connection,
+            ws="none",  # no call here is a websocket
             log_config=None,
             access_log=False,
             lifespan="off",  # opened here, so that a refusal to start is told in its own words

@@ -30,7 +30,7 @@ Order = Literal["newest", "queue"]
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which jobs a listing shows. `owner` None shows everybody's."""
+    """Which jobs a listing shows, each status named once. `owner` None shows everybody's."""
 
     owner: str | None = None
     status: tuple[str, ...] = ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import sys
 from collections.abc import AsyncGenerator, AsyncIterable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from sqlmodel import Session, col, select
 from uuid_utils import uuid7
 
 from app.database import Database
-from app.errors import MalformedBody, NotFound, PayloadTooLarge, UnsupportedMedia
+from app.errors import MalformedBody, NotFound, PayloadTooLarge, StorageFull, UnsupportedMedia
 from app.media.files import storing, unlink
 from app.media.probe import probe
 from app.media.sandbox import Sandbox
@@ -70,6 +71,8 @@ class Intake:
         fetch: How URLs are fetched; None refuses them.
         now: The time.
         fetch_seconds: Time to fetch one URL.
+        free_bytes: Free bytes of the disk that holds spool and store.
+        min_free_bytes: So many are left to what is running, however much is sent.
     """
 
     def __init__(
@@ -82,6 +85,8 @@ class Intake:
         fetch: Fetch | None,
         now: Callable[[], datetime],
         fetch_seconds: float = 300.0,
+        free_bytes: Callable[[], int] = lambda: sys.maxsize,
+        min_free_bytes: int = 0,
     ) -> None:
         self._db = db
         self._store = store
@@ -90,6 +95,8 @@ class Intake:
         self._fetch = fetch
         self._now = now
         self._fetch_seconds = fetch_seconds
+        self._free_bytes = free_bytes
+        self._min_free_bytes = min_free_bytes
 
     async def accept(
         self,
@@ -190,6 +197,7 @@ class Intake:
         digest = hashlib.sha256()
         size = 0
         buffer = bytearray()
+        self._must_have_room(0)
         with storing():
             async with await anyio.open_file(path, "xb") as file:
                 async for piece in pieces:
@@ -203,8 +211,18 @@ class Intake:
                     if len(buffer) >= _WRITE_BYTES:
                         await file.write(buffer)
                         buffer.clear()
+                        self._must_have_room(size)
                 await file.write(buffer)
         return digest.hexdigest()
+
+    def _must_have_room(self, size: int) -> None:
+        """Refuse a file whose `size` bytes, in the spool already, would fill the disk once more."""
+        if self._free_bytes() - size < self._min_free_bytes:
+            raise StorageFull(
+                f"Less than {self._min_free_bytes:,} bytes would be left free on the gateway's "
+                "disk. Delete finished jobs or free space, then send the file again.",
+                retry_after=60,
+            )
 
     def _record(
         self,

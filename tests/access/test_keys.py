@@ -15,7 +15,7 @@ from app.access.authenticator import FRESH, Authenticator
 from app.access.keys import CreatedKey
 from app.access.scopes import Scope
 from app.database import Database
-from app.errors import NotFound, Unauthorized
+from app.errors import NotFound, StorageFull, Unauthorized
 from tests.conftest import Clock
 
 pytestmark = pytest.mark.both_databases
@@ -140,6 +140,18 @@ async def test_use_is_noted_about_once_a_minute(db: Database, clock: Clock) -> N
     await authenticator.authenticate(made.key)
     (view,) = await db.read(keys.list_keys)
     assert view.last_used_at == clock()
+
+
+async def test_a_full_disk_does_not_keep_a_key_out(
+    db: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await make(db, clock)
+
+    async def full(*_args: object, **_kwargs: object) -> None:
+        raise StorageFull("The disk is full.")
+
+    monkeypatch.setattr(db, "write", full)
+    assert (await Authenticator(db=db, now=clock).authenticate(made.key)).id == made.view.id
 
 
 async def test_listing_shows_revoked_keys_and_no_secret(db: Database, clock: Clock) -> None:

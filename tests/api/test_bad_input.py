@@ -420,10 +420,14 @@ async def test_a_full_queue_says_when_to_come_back(
 async def test_a_full_disk_refuses_with_507(settings: Settings, photo: bytes, dance: bytes) -> None:
     full = settings.model_copy(update={"min_free_bytes": 2**62})
     async with opened(full, photo, dance) as world:
-        media = await world.media()
+        before = await world.count("upload")
+        answer = await world.http.post("/v1/uploads", content=photo)
+        problem_of(answer, 507, "storage-full")
+        gone = {"upload_id": "019ab0c2-7d4e-7c11-9f3a-2b6d5e8f1a40"}
+        media = {"reference_image": gone, "driving_video": gone}
         answer = await world.http.post("/v1/jobs", json={"workflow": "smoke", "request": media})
         problem_of(answer, 507, "storage-full")
-        assert await world.count("job") == 0
+        assert (await world.count("job"), await world.count("upload")) == (0, before)
 
 
 async def test_unknown_paths_and_methods_are_problems_too(untouched: World) -> None:

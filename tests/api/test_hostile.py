@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import io
 import json
@@ -108,6 +109,27 @@ async def test_an_idempotency_key_is_plain_text(world: World, key: str) -> None:
     assert answer.json()["errors"][0]["pointer"] == "/Idempotency-Key"
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        "&".join(["status=queued"] * 700),
+        "&".join(f"metadata.key{n}=v" for n in range(70)),
+        "&".join(f"metadata.key{n}=v" for n in range(16)),
+    ],
+)
+async def test_a_list_asked_for_in_a_thousand_ways_is_a_list_or_a_refusal(
+    world: World, query: str
+) -> None:
+    answer = await world.http.get(f"/v1/jobs?{query}")
+    assert answer.status_code == (422 if "key69" in query else 200), answer.text
+
+
+async def test_a_slash_too_many_leads_to_no_host_of_the_callers(world: World) -> None:
+    for path in ("/v1/jobs/", "/v1/uploads/", "/healthz/"):
+        answer = await world.http.get(path, headers={"Host": "evil.example"})
+        assert (answer.status_code, answer.headers.get("location")) == (404, None)
+
+
 # --- framing -------------------------------------------------------------------------------------
 
 HEAD = b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -145,6 +167,99 @@ async def test_a_request_hidden_in_a_body_is_not_answered_as_the_callers_next(li
         + hidden,
     )
     assert len(statuses(answer)) <= 1, "length and chunks together are one request or none"
+
+
+async def test_what_stands_behind_a_chunked_body_is_no_header(live: World) -> None:
+    host, port = live.http.base_url.host, live.http.base_url.port
+    reader, writer = await asyncio.open_connection(host, port)
+    writer.write(
+        HEAD
+        + b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n2\r\n{}\r\n0\r\n"
+        + b"Authorization: Bearer wrong\r\nX-Request-Id: trailer\r\n\r\n"
+    )
+    async with asyncio.timeout(10):
+        answer = await reader.read()
+    writer.close()
+    assert statuses(answer) == [422], "the body is judged, and not the trailer's key"
+    assert b"trailer" not in answer
+
+
+@pytest.mark.parametrize("hosts", [b"", b"Host: localhost\r\nHost: evil.example\r\n"])
+async def test_a_request_names_one_host(live: World, hosts: bytes) -> None:
+    answer = await raw(live, b"GET /healthz HTTP/1.1\r\n" + hosts + b"\r\n")
+    assert statuses(answer) == [400]
+    assert b"malformed-request" in answer
+    assert b"content-type: application/problem+json" in answer
+    assert b"x-content-type-options: nosniff" in answer
+
+
+@pytest.mark.parametrize(
+    ("before", "piece"),
+    [
+        (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n", b"X-A: %s\r\n" % (b"a" * 1000)),
+        (b"GET /", b"a" * 1000),
+        (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-A: ", b"a" * 1000),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n2;", b"a" * 1000),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nX-A: ", b"a" * 1000),
+    ],
+    ids=["headers", "path", "header", "chunk extension", "trailer"],
+)
+async def test_a_head_without_an_end_is_left(live: World, before: bytes, piece: bytes) -> None:
+    host, port = live.http.base_url.host, live.http.base_url.port
+    reader, writer = await asyncio.open_connection(host, port)
+    sent = 0
+    writer.write(before)
+    with contextlib.suppress(ConnectionError):
+        while sent < 4 << 20 and not reader.at_eof():
+            writer.write(piece * 10)
+            await writer.drain()
+            await asyncio.sleep(0)
+            sent += 10 * len(piece)
+    writer.close()
+    assert sent < 4 << 20, "the server went on reading"
+
+
+@pytest.mark.parametrize(
+    ("first", "status"),
+    [(b"", 0), (b"GET /healthz HTTP/1.1\r\nX-A: ", 408)],
+    ids=["silence", "a drip"],
+)
+async def test_a_head_that_does_not_come_is_not_waited_for(
+    live: World, monkeypatch: pytest.MonkeyPatch, first: bytes, status: int
+) -> None:
+    monkeypatch.setattr("app.api.connection.HEAD_SECONDS", 0.3)
+    host, port = live.http.base_url.host, live.http.base_url.port
+    reader, writer = await asyncio.open_connection(host, port)
+    answer = b""
+    async with asyncio.timeout(5):
+        while not reader.at_eof():
+            with contextlib.suppress(ConnectionError):
+                writer.write(first[:1] and (first or b"a"))
+                first = b"a" if first else b""
+            with contextlib.suppress(TimeoutError, ConnectionError):
+                async with asyncio.timeout(0.05):
+                    answer += await reader.read(4096)
+    writer.close()
+    assert statuses(answer) == ([status] if status else [])
+
+
+async def test_the_rest_of_a_refused_body_is_not_read_for_ever(
+    live: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.api.connection._REST_SECONDS", 0.2)
+    host, port = live.http.base_url.host, live.http.base_url.port
+    reader, writer = await asyncio.open_connection(host, port)
+    writer.write(b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n")
+    answer = b""
+    async with asyncio.timeout(5):
+        while not reader.at_eof():
+            with contextlib.suppress(ConnectionError):
+                writer.write(b"x")
+            with contextlib.suppress(TimeoutError, ConnectionError):
+                async with asyncio.timeout(0.05):
+                    answer += await reader.read(4096)
+    writer.close()
+    assert statuses(answer) == [404]
 
 
 async def test_a_body_shorter_than_it_says_stores_nothing(live: World) -> None:

@@ -67,6 +67,12 @@ async def test_the_process_is_alive_and_each_part_is_ready_by_name(world: World)
     }
 
 
+async def test_a_balancer_may_ask_with_head(world: World) -> None:
+    for path in ("/healthz", "/readyz"):
+        get, head = await world.http.get(path), await world.http.head(path)
+        assert (head.status_code, head.content) == (get.status_code, b"")
+
+
 async def test_metrics_count_requests_by_route_and_jobs_by_status(world: World) -> None:
     job = await world.job()
     for _ in range(3):
@@ -106,6 +112,7 @@ async def test_what_nobody_foresaw_is_a_bare_500_with_the_request_id(
     assert answer.json()["code"] == "internal-error"
     assert answer.json()["request_id"] == answer.headers["x-request-id"]
     assert "secret" not in answer.text
+    assert answer.headers["x-content-type-options"] == "nosniff"
     text = (await world.http.get("/metrics")).text
     assert 'route="/v1/jobs",status="500"} 1.0' in text
 

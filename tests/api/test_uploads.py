@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import tracemalloc
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -186,6 +187,25 @@ async def test_a_body_that_stands_still_is_given_up(
             answer = await reader.read()
         assert b" 408 " in answer.partition(b"\r\n")[0]
         assert b"request-timeout" in answer
+        assert not any(world.gateway.spool.iterdir())
+        writer.close()
+
+
+async def test_a_body_that_drips_is_given_up(
+    settings: Settings, photo: bytes, dance: bytes
+) -> None:
+    limits = HttpLimits(body_idle_seconds=0.2)
+    async with serving(settings, photo, dance, limits=limits) as world:
+        reader, writer = await send_some(world)
+        answer = b""
+        async with asyncio.timeout(10):
+            while not reader.at_eof():
+                with suppress(ConnectionError):
+                    writer.write(b"x")
+                with suppress(TimeoutError, ConnectionError):
+                    async with asyncio.timeout(0.05):
+                        answer += await reader.read(4096)
+        assert b" 408 " in answer.partition(b"\r\n")[0]
         assert not any(world.gateway.spool.iterdir())
         writer.close()
 

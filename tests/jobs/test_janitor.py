@@ -15,11 +15,11 @@ from sqlmodel import Session, col, select
 from app.comfy.files import EngineFiles
 from app.database import Database
 from app.jobs import queue
-from app.jobs.dispatcher import waiting_jobs
 from app.jobs.feed import Feed
 from app.jobs.janitor import Janitor, Retention
 from app.jobs.queue import NewArtifact, Usage
 from app.jobs.states import Caps, Loss, Status
+from app.jobs.supply import waiting_jobs
 from app.jobs.tables import Attempt, Job
 from app.media.limits import MediaLimits
 from app.media.prepare import Preparer

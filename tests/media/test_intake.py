@@ -192,6 +192,33 @@ async def test_a_full_spool_disk_is_said_to_be_full(
     assert list(spool.iterdir()) == []  # noqa: ASYNC240
 
 
+async def test_an_upload_leaves_the_disk_what_it_must_have(
+    db: Database, store: BlobStore, sandbox: Sandbox, spool: Path, clock: Clock
+) -> None:
+    taken = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal taken
+        while True:
+            taken += 1 << 20
+            yield bytes(1 << 20)
+
+    intake = Intake(
+        db=db,
+        store=store,
+        sandbox=sandbox,
+        spool=spool,
+        fetch=None,
+        now=clock,
+        free_bytes=lambda: (10 << 20) - taken,
+        min_free_bytes=4 << 20,
+    )
+    with pytest.raises(StorageFull, match="left free"):
+        await intake.upload(endless(), owner=None)
+    assert taken == 4 << 20, "once more as much goes into the store"
+    assert list(spool.iterdir()) == []  # noqa: ASYNC240
+
+
 @pytest.mark.parametrize(
     ("name", "label"),
     [
