@@ -8,6 +8,8 @@ export UV_PYTHON_DOWNLOADS := never
 # A proxy that signs with a certificate of its own is known to the system, not to uv's own list.
 SYSTEM_CERTS := $(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt)
 export UV_SYSTEM_CERTS ?= $(if $(SYSTEM_CERTS),1,0)
+# The tests start many processes: what they import is compiled once, whatever the shell says.
+export PYTHONDONTWRITEBYTECODE :=
 
 IMAGE ?=
 VIDEO ?=

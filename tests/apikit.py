@@ -179,13 +179,13 @@ async def serving(
     base = f"http://127.0.0.1:{listener.getsockname()[1]}"
     await until(lambda: server.started or task.done())
     assert server.started, "the server ended"
-    async with httpx.AsyncClient(base_url=base, timeout=20) as http:
+    async with httpx.AsyncClient(base_url=base, timeout=60) as http:
         yield World(gateway, app, http, photo, dance)
     server.should_exit = True
     await task
 
 
-async def until(true: Callable[[], bool | Awaitable[bool]], seconds: float = 10) -> None:
+async def until(true: Callable[[], bool | Awaitable[bool]], seconds: float = 60) -> None:
     """Wait until something is true."""
     async with asyncio.timeout(seconds):
         while True:

@@ -58,7 +58,7 @@ def live(directory: Path, *, step_seconds: float = 0.02, **settings: str) -> Ite
         environ=environment(),
     )
     with engine:
-        engine_url = engine.announced(seconds=30)
+        engine_url = engine.announced(seconds=120)
         gateway = Child(
             name="The gateway",
             arguments=["-m", "app.cli", "serve", "--port", "0", "--announce"],
@@ -72,9 +72,9 @@ def live(directory: Path, *, step_seconds: float = 0.02, **settings: str) -> Ite
             ),
         )
         with gateway:
-            url = gateway.announced(seconds=30)
+            url = gateway.announced(seconds=120)
             with GatewayClient(url) as client:
-                until(lambda: client.ready().ready, seconds=30, what="the gateway is ready")
+                until(lambda: client.ready().ready, what="the gateway is ready")
             yield Live(url, engine_url, directory / "gateway")
 
 

@@ -165,7 +165,7 @@ async def test_curl_takes_up_a_broken_download(live: World, tmp_path: Path) -> N
     url = f"{live.http.base_url}/v1/jobs/{job_id}/video"
 
     def resume() -> None:
-        subprocess.run(["curl", "-sfS", "-C", "-", "-o", str(target), url], check=True, timeout=20)
+        subprocess.run(["curl", "-sfS", "-C", "-", "-o", str(target), url], check=True, timeout=120)
 
     await anyio.to_thread.run_sync(resume)
     assert target.read_bytes() == live.dance

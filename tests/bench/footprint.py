@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 
 from tests.bench.kit import (
     NOBODY,
-    PYCACHE,
     ROOT,
     Lab,
     MemoryWatch,
@@ -82,7 +81,7 @@ def _import_seconds() -> float:
     began = time.perf_counter()
     # Without the interpreter's own end, which is no part of a start.
     text = "import os, app.cli.server; os._exit(0)"
-    own = environment(PYTHONDONTWRITEBYTECODE="", PYTHONPYCACHEPREFIX=str(PYCACHE))
+    own = environment(PYTHONDONTWRITEBYTECODE="")
     subprocess.run([sys.executable, "-c", text], cwd=ROOT, check=True, env=own)
     return time.perf_counter() - began
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory, gettempdir
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -33,7 +32,6 @@ _IDLE_SECONDS = 2.0
 
 ENDED = {"succeeded", "failed", "canceled"}
 _MIB = 1024.0
-PYCACHE = Path(gettempdir()) / f"gateway-tests-pycache-{os.getuid()}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +118,7 @@ class Lab:
         directory = directory or self.folder("gateway")
         child = start(directory, engine_url, settings=settings)
         with child:
-            served = Served(child.announced(seconds=60), pid_of(child), directory)
+            served = Served(child.announced(seconds=120), pid_of(child), directory)
             if engine_url != NOBODY:
                 until(
                     lambda: served.call("GET", "/readyz")[0] == 200,
@@ -147,7 +145,6 @@ def start(
             "GATEWAY_MAX_QUEUED_JOBS": "10000000",
             # As where it is installed: compiled once, whatever this environment says.
             "PYTHONDONTWRITEBYTECODE": "",
-            "PYTHONPYCACHEPREFIX": str(PYCACHE),
             **(settings or {}),
         },
     )

@@ -19,7 +19,7 @@ def test_the_command_measures_and_writes_the_table_and_the_rows(tmp_path: Path) 
     command = [sys.executable, "-m", "tests.bench", "--quick", "--rows", "submissions,admission"]
     command += ["--markdown", str(markdown), "--json", str(rows)]
     done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        command, cwd=ROOT, capture_output=True, text=True, timeout=220, check=False
     )
     assert done.returncode == 0, done.stderr
     found = {row["name"]: row for row in json.loads(rows.read_text())["rows"]}

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.chaos.processes import Engine, Gateway, until
+from tests.chaos.processes import HTTP, PATIENCE, Engine, Gateway, until
 
 CALM = {
     # The campaign's own kills are no fault of a job: they are not to quarantine it.
@@ -89,9 +89,9 @@ class Campaign:
                 time.sleep(self.random.uniform(0.0, 0.4))
                 if sum(self.report.faults.values()) >= self.jobs * 2:
                     break
-            client.join()
             self._calm()
-            until(lambda: not self._open_jobs(), seconds=120, what="every job ends")
+            client.join(PATIENCE)
+            until(lambda: not self._open_jobs(), what="every job ends")
         except AssertionError as error:
             self.report.broken.append(str(error))
         finally:
@@ -124,7 +124,7 @@ class Campaign:
 
     def _cancel(self, job_id: str) -> None:
         try:
-            httpx.post(f"{self.gateway.url}/v1/jobs/{job_id}/cancel", timeout=5)
+            HTTP.post(f"{self.gateway.url}/v1/jobs/{job_id}/cancel")
             self.canceled.add(job_id)
         except httpx.HTTPError:
             self.canceled.add(job_id)  # it may have arrived

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
@@ -24,11 +23,14 @@ from tests.ports import free_port
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = ROOT / "docs" / "samples"
 SAMPLE_FILES = {"reference_image": "photo.jpg", "driving_video": "dance.mp4"}
-_PYCACHE = Path(tempfile.gettempdir()) / f"gateway-tests-pycache-{os.getuid()}"
-"""Compiled once for all the processes that are started, whatever the environment says."""
+PATIENCE = 120.0
+"""Seconds for what takes one or two, on a machine that does much else."""
+
+HTTP = httpx.Client(verify=False, timeout=30, limits=httpx.Limits(max_keepalive_connections=0))  # noqa: S501
+"""For loopback: a connection for each call, since servers are killed, and no TLS to prepare."""
 
 
-def until(condition: Callable[[], Any], *, seconds: float, what: str) -> Any:
+def until(condition: Callable[[], Any], *, what: str, seconds: float = PATIENCE) -> Any:
     """Wait for a condition and give its value; fail in words when it does not come."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -36,6 +38,11 @@ def until(condition: Callable[[], Any], *, seconds: float, what: str) -> Any:
             return value
         time.sleep(0.02)
     raise AssertionError(f"not within {seconds:g} s: {what}")
+
+
+def tail(log: Path) -> str:
+    """The end of a log."""
+    return log.read_text(errors="replace")[-2000:]
 
 
 class Process(abc.ABC):
@@ -50,19 +57,30 @@ class Process(abc.ABC):
     @abc.abstractmethod
     def alive(self) -> bool: ...
 
+    @abc.abstractmethod
+    def answers(self) -> bool: ...
+
+    def _come_up(self, name: str, log: Path) -> None:
+        """Wait until it answers or has ended; one that does neither is killed."""
+        try:
+            until(lambda: self.answers() or not self.alive, what=f"{name} answers")
+        except AssertionError as error:
+            self.kill()
+            raise AssertionError(f"{error}; its log ends: {tail(log)}") from None
+
     def signal(self, which: signal.Signals) -> None:
         if self.alive and self.pid is not None:
             os.kill(self.pid, which)
 
     def kill(self) -> None:
         self.signal(signal.SIGKILL)
-        until(lambda: not self.alive, seconds=10, what="a killed process is gone")
+        until(lambda: not self.alive, what="a killed process is gone")
 
     def stop(self) -> None:
         """End it as an operator would; one that does not end fails the test."""
         self.signal(signal.SIGTERM)
         try:
-            until(lambda: not self.alive, seconds=20, what="the process ends on SIGTERM")
+            until(lambda: not self.alive, what="the process ends on SIGTERM")
         finally:
             self.kill()
 
@@ -83,18 +101,18 @@ class Engine(Process):
         self.child: subprocess.Popen[bytes] | None = None
 
     def start(self, **more: str) -> None:
-        own = {"PYTHONPYCACHEPREFIX": str(_PYCACHE), "PYTHONDONTWRITEBYTECODE": "", **more}
         with self.log.open("ab") as output:
             self.child = subprocess.Popen(
                 self.command,
                 cwd=ROOT,
                 stdout=output,
                 stderr=output,
-                env={**os.environ, **own},
+                env={**os.environ, **more},
                 start_new_session=True,
             )
         self.pid = self.child.pid
-        until(self.answers, seconds=20, what="the stand-in answers")
+        self._come_up("the stand-in", self.log)
+        assert self.alive, f"the stand-in ended: {tail(self.log)}"
 
     @property
     def alive(self) -> bool:
@@ -102,16 +120,16 @@ class Engine(Process):
 
     def answers(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/system_stats", timeout=5).is_success
+            return HTTP.get(f"{self.url}/system_stats").is_success
         except httpx.HTTPError:
             return False
 
     def misbehave(self, mode: str, **how: Any) -> None:
         body = {"mode": mode, **how}
-        httpx.post(f"{self.url}/standin/misbehave", json=body, timeout=5).raise_for_status()
+        HTTP.post(f"{self.url}/standin/misbehave", json=body).raise_for_status()
 
     def stats(self) -> dict[str, Any]:
-        return dict(httpx.get(f"{self.url}/standin/stats", timeout=5).json())
+        return dict(HTTP.get(f"{self.url}/standin/stats").json())
 
 
 class Gateway(Process):
@@ -138,15 +156,11 @@ class Gateway(Process):
     def start(self, **more: str) -> None:
         self.child = launcher.start({**self.environ, **more}, str(self.log))
         self.pid = self.child.pid
-        until(
-            lambda: self.answers() or not self.alive,
-            seconds=30,
-            what=f"the gateway answers; its log ends: {self.tail()}",
-        )
+        self._come_up("the gateway", self.log)
 
     def answers(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/healthz", timeout=2).is_success
+            return HTTP.get(f"{self.url}/healthz").is_success
         except httpx.HTTPError:
             return False
 
@@ -155,14 +169,14 @@ class Gateway(Process):
         return self.child is not None and self.child.is_alive()
 
     def tail(self) -> str:
-        return self.log.read_text(errors="replace")[-2000:]
+        return tail(self.log)
 
     def upload(self) -> dict[str, str]:
         """Upload the samples; gives the media fields' upload ids."""
         found = {}
         for field, name in SAMPLE_FILES.items():
             with (SAMPLES / name).open("rb") as file:
-                answer = httpx.post(f"{self.url}/v1/uploads", files={"file": file}, timeout=30)
+                answer = HTTP.post(f"{self.url}/v1/uploads", files={"file": file})
             assert answer.status_code in {200, 201}, answer.text
             found[field] = str(answer.json()["id"])
         return found
@@ -187,13 +201,13 @@ class Gateway(Process):
         try:
             if uploads is not None:
                 request |= {field: {"upload_id": one} for field, one in uploads.items()}
-                answer = httpx.post(url, json=body, headers=headers, timeout=30)
+                answer = HTTP.post(url, json=body, headers=headers)
             else:
                 files = {
                     field: (SAMPLES / name).read_bytes() for field, name in SAMPLE_FILES.items()
                 }
                 data = {"job": json.dumps(body)}
-                answer = httpx.post(url, data=data, files=files, headers=headers, timeout=30)
+                answer = HTTP.post(url, data=data, files=files, headers=headers)
         except httpx.HTTPError:
             return None
         if answer.status_code == 503:
@@ -207,7 +221,7 @@ class Gateway(Process):
         cursor = None
         while True:
             where = {"limit": 100, **({"cursor": cursor} if cursor else {})}
-            answer = httpx.get(f"{self.url}/v1/jobs", params=where, timeout=10)
+            answer = HTTP.get(f"{self.url}/v1/jobs", params=where)
             page = answer.raise_for_status().json()
             found += page["jobs"]
             cursor = page["next_cursor"]
@@ -215,7 +229,7 @@ class Gateway(Process):
                 return found
 
     def job(self, job_id: str) -> dict[str, Any]:
-        answer = httpx.get(f"{self.url}/v1/jobs/{job_id}", timeout=10)
+        answer = HTTP.get(f"{self.url}/v1/jobs/{job_id}")
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
 
@@ -227,17 +241,17 @@ class Gateway(Process):
             return None
 
     def video(self, job_id: str) -> bytes:
-        answer = httpx.get(f"{self.url}/v1/jobs/{job_id}/video", timeout=10)
+        answer = HTTP.get(f"{self.url}/v1/jobs/{job_id}/video")
         assert answer.status_code == 200, answer.text
         return answer.content
 
     def events(self, job_id: str) -> list[dict[str, Any]]:
         """The whole stored log of an ended job."""
-        with httpx.stream("GET", f"{self.url}/v1/jobs/{job_id}/events", timeout=10) as answer:
+        with HTTP.stream("GET", f"{self.url}/v1/jobs/{job_id}/events") as answer:
             data = [line[6:] for line in answer.iter_lines() if line.startswith("data: ")]
         return [json.loads(text) for text in data]
 
-    def ended(self, job_id: str, *, seconds: float = 60) -> dict[str, Any]:
+    def ended(self, job_id: str, *, seconds: float = PATIENCE) -> dict[str, Any]:
         """Wait for the job's end and give it."""
 
         def look() -> dict[str, Any] | None:

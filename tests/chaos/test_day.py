@@ -22,7 +22,7 @@ from app.jobs.queue import NewJob
 from app.jobs.shapes import parse_shape
 from app.jobs.tables import Attempt, Job, JobEvent
 from app.settings import Settings
-from tests.chaos.processes import SAMPLES, Engine
+from tests.chaos.processes import PATIENCE, SAMPLES, Engine
 
 CARD_MIB = 10_000
 ENGINE_MIB = 300
@@ -85,8 +85,8 @@ async def uploaded(gateway: Gateway) -> dict[str, str]:
 
 
 async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Wait for a condition, at most a minute."""
-    async with asyncio.timeout(60):
+    """Wait for a condition."""
+    async with asyncio.timeout(PATIENCE):
         while not await condition():  # noqa: ASYNC110 - it is a row that changes, not an event
             await asyncio.sleep(0.02)
 

@@ -8,18 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
-from tests.chaos.processes import Engine, Gateway, until
+from tests.chaos.processes import HTTP, Engine, Gateway, until
 
-FAST = {"GATEWAY_INTERRUPT_SECONDS": "2"}
-HASTY = {**FAST, "GATEWAY_STALL_SECONDS": "2", "GATEWAY_STALL_LOADING_SECONDS": "2"}
+FAST = {"GATEWAY_INTERRUPT_SECONDS": "5"}
+HASTY = {**FAST, "GATEWAY_STALL_SECONDS": "5", "GATEWAY_STALL_LOADING_SECONDS": "5"}
+"""Longer than a slow machine keeps an honest engine from speaking."""
 
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = Engine(tmp_path / "engine", "--no-work", "--step-seconds", "0.05", "--probe-nodes")
+    engine = Engine(tmp_path / "engine", "--no-work", "--step-seconds", "0.1", "--probe-nodes")
     engine.start()
     yield engine
     engine.kill()
@@ -27,7 +27,7 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
 
 @pytest.fixture
 def hasty(engine: Engine, tmp_path: Path) -> Iterator[Gateway]:
-    """A gateway that calls two silent seconds a stall."""
+    """A gateway that soon calls silence a stall."""
     gateway = Gateway(tmp_path / "hasty", engine.url, **HASTY)
     gateway.start()
     yield gateway
@@ -53,12 +53,12 @@ def dance(gateway: Gateway, key: str, **more: Any) -> str:
 
 
 def long_dance(gateway: Gateway, key: str) -> str:
-    """A job that samples for about two seconds."""
+    """A job that samples for about four seconds."""
     return dance(gateway, key, mode="quality", steps=40)
 
 
 def cancel(gateway: Gateway, job_id: str) -> dict[str, Any]:
-    answer = httpx.post(f"{gateway.url}/v1/jobs/{job_id}/cancel", timeout=10)
+    answer = HTTP.post(f"{gateway.url}/v1/jobs/{job_id}/cancel")
     assert answer.status_code == 200, answer.text
     return dict(answer.json())
 
@@ -120,7 +120,7 @@ def test_a_prompt_that_the_engine_forgot_in_mid_run_is_run_again(
     engine: Engine, gateway: Gateway
 ) -> None:
     job_id = long_dance(gateway, "forget")
-    until(lambda: gateway.job(job_id)["started_at"], seconds=20, what="it runs")
+    until(lambda: gateway.job(job_id)["started_at"], what="it runs")
     engine.misbehave("forget", times=1)
     job = gateway.ended(job_id)
     assert job["status"] == "succeeded", job["error"]
@@ -165,7 +165,7 @@ def test_an_engine_that_dies_twice_under_a_job_quarantines_it(
 ) -> None:
     job_id = long_dance(gateway, "poison")
     for number in (1, 2):
-        until(lambda n=number: runs(gateway, job_id, n), seconds=20, what="the job runs")  # type: ignore[misc]
+        until(lambda n=number: runs(gateway, job_id, n), what="the job runs")  # type: ignore[misc]
         engine.kill()
         engine.start()
     job = gateway.ended(job_id)
@@ -178,9 +178,9 @@ def test_a_staged_prompt_that_never_began_does_not_count_when_the_engine_dies(
 ) -> None:
     engine.misbehave("hang", times=1)
     first = dance(gateway, "first")
-    until(lambda: gateway.job(first)["started_at"], seconds=20, what="the first runs")
+    until(lambda: gateway.job(first)["started_at"], what="the first runs")
     second = dance(gateway, "second")
-    until(lambda: gateway.job(second)["phase"] == "staged", seconds=20, what="the second is staged")
+    until(lambda: gateway.job(second)["phase"] == "staged", what="the second is staged")
     assert gateway.job(second)["started_at"] is None
     engine.kill()
     engine.start()
@@ -194,9 +194,9 @@ def test_cancel_ends_a_job_wherever_it_is_and_touches_no_other(
 ) -> None:
     engine.misbehave("hang", times=1)
     running = dance(gateway, "running")
-    until(lambda: gateway.job(running)["started_at"], seconds=20, what="the first runs")
+    until(lambda: gateway.job(running)["started_at"], what="the first runs")
     staged = dance(gateway, "staged")
-    until(lambda: gateway.job(staged)["phase"] == "staged", seconds=20, what="the second is staged")
+    until(lambda: gateway.job(staged)["phase"] == "staged", what="the second is staged")
     queued = dance(gateway, "queued")
     last = dance(gateway, "last")
 
@@ -222,7 +222,7 @@ def test_a_run_that_takes_too_long_is_stopped_in_the_engine_too(
 def test_a_wait_that_takes_too_long_ends_with_the_deadline(
     engine: Engine, gateway: Gateway
 ) -> None:
-    httpx.post(f"{gateway.url}/v1/system/drain", timeout=5).raise_for_status()
+    HTTP.post(f"{gateway.url}/v1/system/drain").raise_for_status()
     job_id = dance(gateway, "waits", max_queue_seconds=0.2)
     assert gateway.ended(job_id)["error"]["type"] == "deadline-exceeded"
     assert _ran(engine) == 0
@@ -239,9 +239,9 @@ def test_a_frozen_gateway_goes_on_where_the_job_is_by_then(
     engine: Engine, gateway: Gateway
 ) -> None:
     job_id = long_dance(gateway, "frozen")
-    until(lambda: gateway.job(job_id)["started_at"], seconds=20, what="it runs")
+    until(lambda: gateway.job(job_id)["started_at"], what="it runs")
     gateway.signal(signal.SIGSTOP)
-    until(lambda: _ran(engine) == 1, seconds=20, what="the engine ends the run alone")
+    until(lambda: _ran(engine) == 1, what="the engine ends the run alone")
     gateway.signal(signal.SIGCONT)
     job = gateway.ended(job_id)
     assert (job["status"], job["attempt"]) == ("succeeded", 1), gateway.events(job_id)
@@ -249,7 +249,7 @@ def test_a_frozen_gateway_goes_on_where_the_job_is_by_then(
 
 def test_a_frozen_engine_is_not_taken_for_dead(engine: Engine, gateway: Gateway) -> None:
     job_id = long_dance(gateway, "frozen")
-    until(lambda: gateway.job(job_id)["started_at"], seconds=20, what="it runs")
+    until(lambda: gateway.job(job_id)["started_at"], what="it runs")
     engine.signal(signal.SIGSTOP)
     time.sleep(0.5)  # the length of the freeze, not a wait for something
     engine.signal(signal.SIGCONT)
@@ -263,10 +263,10 @@ def test_the_metrics_tell_how_attempts_ended(engine: Engine, gateway: Gateway) -
     assert gateway.ended(job_id)["status"] == "succeeded"
 
     def scraped() -> str:
-        text = httpx.get(f"{gateway.url}/metrics", timeout=5).text
+        text = HTTP.get(f"{gateway.url}/metrics").text
         return text if "steadydancer_jobs_finished_total{" in text else ""
 
-    text = until(scraped, seconds=10, what="the end is counted")
+    text = until(scraped, what="the end is counted")
     assert 'steadydancer_attempts_lost_total{reason="out-of-memory"} 1.0' in text
     done = 'steadydancer_jobs_finished_total{status="succeeded",workflow="steadydancer"} 1.0'
     assert done in text
@@ -274,15 +274,15 @@ def test_the_metrics_tell_how_attempts_ended(engine: Engine, gateway: Gateway) -
 
 
 def test_draining_starts_nothing_and_resuming_goes_on(engine: Engine, gateway: Gateway) -> None:
-    drain = httpx.post(f"{gateway.url}/v1/system/drain", timeout=5)
+    drain = HTTP.post(f"{gateway.url}/v1/system/drain")
     assert drain.status_code == 200, drain.text
     job_id = dance(gateway, "drained")
-    ready = httpx.get(f"{gateway.url}/readyz", timeout=5)
+    ready = HTTP.get(f"{gateway.url}/readyz")
     assert ready.status_code == 503
     assert "drain" in ready.text
     assert gateway.job(job_id)["status"] == "queued"
     assert _ran(engine) == 0
-    httpx.post(f"{gateway.url}/v1/system/resume", timeout=5).raise_for_status()
+    HTTP.post(f"{gateway.url}/v1/system/resume").raise_for_status()
     assert gateway.ended(job_id)["status"] == "succeeded"
 
 
@@ -290,7 +290,7 @@ def test_a_clean_stop_and_a_start_go_on_with_the_same_attempt(
     engine: Engine, gateway: Gateway
 ) -> None:
     job_id = long_dance(gateway, "stopped")
-    until(lambda: gateway.job(job_id)["started_at"], seconds=20, what="it runs")
+    until(lambda: gateway.job(job_id)["started_at"], what="it runs")
     gateway.stop()
     gateway.start()
     job = gateway.ended(job_id)

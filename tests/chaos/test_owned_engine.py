@@ -14,7 +14,7 @@ import pytest
 
 from app.comfy.supervisor import marked, start_time
 from app.workflows.registry import load_workflows, standin_models
-from tests.chaos.processes import ROOT, Gateway, until
+from tests.chaos.processes import HTTP, ROOT, Gateway, until
 from tests.ports import free_port
 
 
@@ -30,13 +30,13 @@ class Owner(Gateway):
         models.write_text(json.dumps(standin_models(load_workflows(ROOT / "workflows"))))
         command = (
             f"{sys.executable} -m app.standin --port {{port}} --listen {{host}} --no-work "
-            f"--directory {self.engine_directory} --step-seconds 0.05 --models-from {models}"
+            f"--directory {self.engine_directory} --step-seconds 0.1 --models-from {models}"
         )
         super().__init__(
             directory / "gateway",
             self.engine_url,
             GATEWAY_COMFYUI_COMMAND=command,
-            GATEWAY_INTERRUPT_SECONDS="2",
+            GATEWAY_INTERRUPT_SECONDS="5",
             GATEWAY_COMFYUI_DIR=str(self.engine_directory),
             **settings,
         )
@@ -47,14 +47,14 @@ class Owner(Gateway):
 
     def ready(self) -> bool:
         try:
-            system = httpx.get(f"{self.url}/v1/system", timeout=5).json()
+            system = HTTP.get(f"{self.url}/v1/system").json()
         except httpx.HTTPError:
             return False
         return bool(system["engines"][0]["state"] == "ready")
 
     def misbehave(self, mode: str, **how: int) -> None:
         url = f"{self.engine_url}/standin/misbehave"
-        httpx.post(url, json={"mode": mode, **how}, timeout=5).raise_for_status()
+        HTTP.post(url, json={"mode": mode, **how}).raise_for_status()
 
     def dance(self, key: str, steps: int = 4) -> str:
         mode = "quality" if steps > 8 else "fast"
@@ -65,7 +65,7 @@ class Owner(Gateway):
         return job_id
 
     def until_running(self, job_id: str) -> None:
-        until(lambda: self.job(job_id)["started_at"], seconds=20, what="the job runs")
+        until(lambda: self.job(job_id)["started_at"], what="the job runs")
 
     def losses(self, job_id: str) -> list[str]:
         found = (event["data"] for event in self.events(job_id))
@@ -76,7 +76,7 @@ class Owner(Gateway):
 def owner(tmp_path: Path) -> Iterator[Owner]:
     owner = Owner(tmp_path)
     owner.start()
-    until(owner.ready, seconds=30, what="the gateway's engine is ready")
+    until(owner.ready, what="the gateway's engine is ready")
     yield owner
     pid = owner.engine_pid
     owner.kill()
@@ -136,8 +136,8 @@ def test_an_engine_that_is_deaf_to_an_interrupt_is_restarted(owner: Owner) -> No
     pid = owner.engine_pid
     owner.misbehave("deaf", times=1)
     job_id = owner.dance("deaf")
-    until(lambda: owner.job(job_id)["phase"] == "sampling", seconds=20, what="it samples")
-    httpx.post(f"{owner.url}/v1/jobs/{job_id}/cancel", timeout=10)
+    until(lambda: owner.job(job_id)["phase"] == "sampling", what="it samples")
+    HTTP.post(f"{owner.url}/v1/jobs/{job_id}/cancel")
     assert owner.ended(job_id)["status"] == "canceled"
     after = owner.dance("after")
     assert owner.ended(after)["status"] == "succeeded"
@@ -145,9 +145,9 @@ def test_an_engine_that_is_deaf_to_an_interrupt_is_restarted(owner: Owner) -> No
 
 
 def test_an_idle_engine_that_answers_no_more_is_replaced(tmp_path: Path) -> None:
-    owner = Owner(tmp_path, GATEWAY_ENGINE_SILENT_SECONDS="1")
+    owner = Owner(tmp_path, GATEWAY_ENGINE_SILENT_SECONDS="5")
     owner.start()
-    until(owner.ready, seconds=30, what="the engine is ready")
+    until(owner.ready, what="the engine is ready")
     pid = owner.engine_pid
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -163,6 +163,6 @@ def test_a_failed_job_keeps_the_end_of_the_engines_log(owner: Owner) -> None:
     owner.misbehave("raise", times=1)
     job_id = owner.dance("raised")
     assert owner.ended(job_id)["status"] == "failed"
-    attempts = httpx.get(f"{owner.url}/v1/jobs/{job_id}/attempts", timeout=5)
+    attempts = HTTP.get(f"{owner.url}/v1/jobs/{job_id}/attempts")
     assert attempts.status_code == 200, attempts.text
     assert "log_tail" in attempts.text

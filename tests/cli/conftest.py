@@ -72,6 +72,6 @@ def as_process(folder: Path, *words: str, **environ: str) -> subprocess.Complete
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )

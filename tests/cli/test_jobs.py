@@ -159,9 +159,9 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_go_on(gateway: Live, tmp_path: Pa
                     stderr=stderr,
                     stdout=subprocess.DEVNULL,
                 )
-            until(lambda: "waiting" in log.read_text(), seconds=20, what="the job waits")
+            until(lambda: "waiting" in log.read_text(), what="the job waits")
             waiting.send_signal(signal.SIGINT)
-            assert waiting.wait(10) == 130
+            assert waiting.wait(60) == 130
             text = log.read_text()
             job_id = text.partition("steadydancer watch ")[2].split()[0]
             assert client.get(job_id).status == "queued"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import signal
 import socket
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 
 from app.client import GatewayClient, JobRequest, Retry
 from app.workflows.registry import load_workflows
-from tests.chaos.processes import until
+from tests.chaos.processes import PATIENCE, until
 from tests.cli.conftest import Command, as_process
 from tests.livekit import FILES, ROOT, environment
 
@@ -128,6 +129,7 @@ class Serving:
 
     def announced(self) -> dict[str, Any]:
         assert self.process.stdout is not None
+        assert select.select([self.process.stdout], [], [], PATIENCE)[0], self.log.read_text()
         line = self.process.stdout.readline()
         assert line, self.log.read_text()
         return dict(json.loads(line))
@@ -135,7 +137,7 @@ class Serving:
     def end(self, which: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(which)
         try:
-            return self.process.wait(40)
+            return self.process.wait(120)
         finally:
             self.close()
 
@@ -148,7 +150,7 @@ class Serving:
 
 def _open_calls(url: str) -> float:
     """Requests that are being answered, this one included."""
-    text = httpx.get(f"{url}/metrics", timeout=20).text
+    text = httpx.get(f"{url}/metrics", timeout=60).text
     name = "steadydancer_http_requests_in_progress "
     return float(next(line for line in text.splitlines() if line.startswith(name)).split()[1])
 
@@ -166,20 +168,20 @@ def test_the_gateway_ends_at_once_and_in_order_though_somebody_waits(
         path = f"{told['url']}/v1/jobs/{job.id}"
 
         def wait_long() -> None:
-            answered.append(httpx.get(path, params={"wait": 60}, timeout=60).status_code)
+            answered.append(httpx.get(path, params={"wait": 60}, timeout=120).status_code)
 
-        until(lambda: client.get(job.id).phase == "waiting_for_engine", seconds=20, what="it waits")
+        until(lambda: client.get(job.id).phase == "waiting_for_engine", what="it waits")
         with httpx.stream("GET", f"{path}/events", timeout=60) as events:
             lines = events.iter_lines()
             assert any("job.queued" in line for line in lines)
             waiting = threading.Thread(target=wait_long)
             waiting.start()
-            until(lambda: _open_calls(told["url"]) >= 3, seconds=20, what="both are being answered")
+            until(lambda: _open_calls(told["url"]) >= 3, what="both are being answered")
             began = time.monotonic()
             assert serving.end(which) == 0
-            assert time.monotonic() - began < 20
+            assert time.monotonic() - began < 50
             list(lines)  # ends, and is not cut off
-        waiting.join(30)
+        waiting.join(90)
     assert answered == [200]
     assert "Traceback" not in serving.log.read_text()
 
@@ -236,7 +238,6 @@ def test_a_job_for_an_engine_that_is_away_waits_and_says_so(tmp_path: Path) -> N
             job = client.submit(JobRequest(workflow="smoke", request={}), files=FILES)
             until(
                 lambda: client.get(job.id).phase == "waiting_for_engine",
-                seconds=20,
                 what="the job says what it waits for",
             )
     finally:

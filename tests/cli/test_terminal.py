@@ -67,14 +67,14 @@ def waiting(gateway: Live) -> Iterator[wire.Job]:
 def test_the_view_of_the_whole_stays_up_until_ctrl_c(gateway: Live, waiting: wire.Job) -> None:
     terminal = Terminal("status", url=gateway.url)
     try:
-        until(lambda: terminal.shows(waiting.id), seconds=30, what="the job is shown")
+        until(lambda: terminal.shows(waiting.id), what="the job is shown")
         assert "DRAINING" in terminal.text
         with GatewayClient(gateway.url) as client:
             client.resume()
             client.wait(waiting.id)
-        until(lambda: terminal.shows("No job is waiting"), seconds=30, what="the job is gone")
+        until(lambda: terminal.shows("No job is waiting"), what="the job is gone")
         terminal.process.send_signal(signal.SIGINT)
-        until(terminal.ended, seconds=20, what="the view ends")
+        until(terminal.ended, what="the view ends")
         assert terminal.process.returncode == 0
     finally:
         terminal.close()
@@ -84,10 +84,10 @@ def test_the_view_of_the_whole_stays_up_until_ctrl_c(gateway: Live, waiting: wir
 def test_watching_shows_a_job_to_its_end(gateway: Live, waiting: wire.Job, which: str) -> None:
     terminal = Terminal("watch", *((waiting.id,) if which == "one" else ()), url=gateway.url)
     try:
-        until(lambda: terminal.shows("waiting for"), seconds=30, what="the job is shown")
+        until(lambda: terminal.shows("waiting for"), what="the job is shown")
         with GatewayClient(gateway.url) as client:
             client.resume()
-        until(terminal.ended, seconds=30, what="the watching ends")
+        until(terminal.ended, what="the watching ends")
         assert terminal.process.returncode == 0
         assert "succeeded" in terminal.text
     finally:

@@ -24,7 +24,7 @@ def finished(gateway: Live) -> wire.Job:
     """A job that succeeded, for tests that only look at it."""
     with GatewayClient(gateway.url) as client:
         asked = JobRequest(workflow="smoke", request={"frames": 5})
-        return client.wait(client.submit(asked, files=FILES).id, seconds=30)
+        return client.wait(client.submit(asked, files=FILES).id, seconds=120)
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 async def call(kind: str, gateway: Live) -> AsyncIterator[Driver]:
-    driver = Driver(kind, gateway.url, Retry(seconds=5))
+    driver = Driver(kind, gateway.url, Retry(seconds=60))
     yield driver
     await driver.close()
 
@@ -75,6 +75,6 @@ async def call(kind: str, gateway: Live) -> AsyncIterator[Driver]:
 @pytest.fixture
 async def shaky(kind: str, cutter: Cutter) -> AsyncIterator[Driver]:
     """Through the relay that loses connections."""
-    driver = Driver(kind, cutter.url, Retry(seconds=5, first_seconds=0.02))
+    driver = Driver(kind, cutter.url, Retry(seconds=60, first_seconds=0.02))
     yield driver
     await driver.close()

@@ -37,7 +37,7 @@ def size_of(path: Path) -> int:
 
 async def done(call: Driver, **more: Any) -> Any:
     job = await call("submit", smoke(**more), files=FILES)
-    return await call("wait", job.id, seconds=30)
+    return await call("wait", job.id, seconds=120)
 
 
 async def test_a_job_goes_from_two_files_to_a_checked_mp4(call: Driver, tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ async def test_a_job_goes_from_two_files_to_a_checked_mp4(call: Driver, tmp_path
     assert [done for done, _ in sent] == sorted(done for done, _ in sent)
     assert sent[-1] == (total, total)
 
-    job = await call("wait", job.id, seconds=30)
+    job = await call("wait", job.id, seconds=120)
     assert job.status == "succeeded"
 
     received: list[int] = []
@@ -74,7 +74,7 @@ async def test_an_upload_can_be_named_instead_of_sent_again(call: Driver) -> Non
         workflow="smoke", request={"frames": 5, "reference_image": {"upload_id": photo.id}}
     )
     job = await call("submit", asked, files={"driving_video": FILES["driving_video"]})
-    job = await call("wait", job.id, seconds=30)
+    job = await call("wait", job.id, seconds=120)
     assert job.request["reference_image"] == {"upload_id": photo.id}
 
 
@@ -143,7 +143,7 @@ async def test_waiting_ends_in_time_and_the_job_goes_on(call: Driver) -> None:
         canceled = await call("cancel", job.id)
         assert canceled.status == "canceled"
         assert (await call("cancel", job.id)).status == "canceled"
-        assert (await call("wait", job.id, seconds=5)).status == "canceled"
+        assert (await call("wait", job.id, seconds=120)).status == "canceled"
     finally:
         await call("resume")
 
@@ -243,7 +243,7 @@ async def test_a_list_goes_over_all_pages(call: Driver) -> None:
 async def test_a_rerun_changes_what_it_is_told_to(call: Driver) -> None:
     job = await done(call)
     again = await call("rerun", job.id, overrides={"frames": 9})
-    again = await call("wait", again.id, seconds=30)
+    again = await call("wait", again.id, seconds=120)
     assert (again.status, again.request["frames"]) == ("succeeded", 9)
     assert again.id != job.id
 

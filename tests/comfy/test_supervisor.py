@@ -78,7 +78,7 @@ class Kept:
         self.asked += self.supervisor.state == "running"
         async with httpx.AsyncClient(trust_env=False) as client:
             try:
-                return (await client.get(self.url, timeout=2)).status_code == 200
+                return (await client.get(self.url, timeout=30)).status_code == 200
             except httpx.HTTPError:
                 return False
 
@@ -88,7 +88,7 @@ class Kept:
 
 async def until(is_so: Callable[[], bool], what: str) -> None:
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(120):
             while not is_so():  # noqa: ASYNC110 - there is no event for a process
                 await asyncio.sleep(0.01)
     except TimeoutError:

@@ -20,7 +20,7 @@ from tests.contract.normal import Names
 from tests.contract.recording import Action, Recording
 from tests.contract.server import StandInProcess
 
-PATIENCE = 15.0
+PATIENCE = 90.0
 POLL = 0.01
 EMPTY_WEIGHTS = "SafetensorError"
 

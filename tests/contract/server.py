@@ -55,7 +55,7 @@ class StandInProcess:
     def _leave(self) -> int:
         assert self._process is not None
         assert self._process.stdout is not None
-        status = self._process.wait(timeout=10)
+        status = self._process.wait(timeout=60)
         self._process.stdout.close()
         return status
 

@@ -98,7 +98,7 @@ class Player:
 async def playing(*answers: dict[str, Any]) -> AsyncIterator[tuple[ComfyClient, Player]]:
     player = Player(free_port(), list(answers), [])
     server = await asyncio.start_server(player.handle, "127.0.0.1", player.port)
-    client = ComfyClient(f"http://127.0.0.1:{player.port}", timeout_seconds=5)
+    client = ComfyClient(f"http://127.0.0.1:{player.port}", timeout_seconds=60)
     try:
         yield client, player
     finally:
@@ -308,7 +308,7 @@ def test_recorded_failures_are_told_apart() -> None:
 
 async def test_a_call_that_was_not_received_is_told_from_an_answer_that_was_lost() -> None:
     port = free_port()
-    client = ComfyClient(f"http://127.0.0.1:{port}", timeout_seconds=1)
+    client = ComfyClient(f"http://127.0.0.1:{port}", timeout_seconds=30)
     with pytest.raises(EngineUnreachable):
         await client.submit({}, prompt_id=str(uuid4()), client_id="c", preview=False)
 

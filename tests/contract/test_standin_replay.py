@@ -71,7 +71,7 @@ async def test_the_stand_in_answers_as_the_real_server_did(
 
 async def _play(recording: Recording, server: StandInProcess, samples: Path) -> None:
     player = Player(recording, server)
-    async with httpx.AsyncClient(base_url=server.url, timeout=20) as http:
+    async with httpx.AsyncClient(base_url=server.url, timeout=90) as http:
         await _clear(http)
         prepare_files(server.directory, recording, samples)
         await _warm(http, recording)
@@ -94,7 +94,7 @@ async def _clear(http: httpx.AsyncClient) -> None:
 
 
 async def _idle(http: httpx.AsyncClient) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(90):
         while (await http.get("/prompt")).json()["exec_info"]["queue_remaining"]:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 

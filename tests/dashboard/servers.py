@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import httpx
 
+from tests.chaos.processes import HTTP, PATIENCE
 from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,18 +43,20 @@ def process(command: list[str], log: Path, **environ: str) -> Iterator[subproces
         if child.poll() is None:
             child.send_signal(signal.SIGTERM)
         try:
-            child.wait(10)
+            child.wait(20)
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
 
 
-def answers(url: str, child: subprocess.Popen[bytes], log: Path, *, seconds: float = 30) -> None:
+def answers(
+    url: str, child: subprocess.Popen[bytes], log: Path, *, seconds: float = PATIENCE
+) -> None:
     """Wait until a server answers."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and child.poll() is None:
         try:
-            httpx.get(url, timeout=2)
+            HTTP.get(url)
         except httpx.HTTPError:
             time.sleep(0.05)
         else:
@@ -103,11 +106,11 @@ class Engine:
 
     def misbehave(self, mode: str, **how: Any) -> None:
         body = {"mode": mode, **how}
-        httpx.post(f"{self.url}/standin/misbehave", json=body, timeout=5).raise_for_status()
+        HTTP.post(f"{self.url}/standin/misbehave", json=body).raise_for_status()
 
     def behave(self) -> None:
         """End every fault, also a run that hangs: it goes on where it stands."""
-        httpx.post(f"{self.url}/standin/behave", timeout=5).raise_for_status()
+        HTTP.post(f"{self.url}/standin/behave").raise_for_status()
 
 
 class Gateway:
@@ -138,7 +141,7 @@ class Gateway:
         }
 
     def get(self, path: str, **headers: str) -> dict[str, Any]:
-        answer = httpx.get(f"{self.url}{path}", headers=headers, timeout=10)
+        answer = HTTP.get(f"{self.url}{path}", headers=headers)
         assert answer.status_code in {200, 503}, answer.text
         return dict(answer.json())
 
@@ -150,21 +153,20 @@ class Gateway:
             (SAMPLES / "photo.jpg").open("rb") as photo,
             (SAMPLES / "dance.mp4").open("rb") as dance,
         ):
-            answer = httpx.post(
+            answer = HTTP.post(
                 f"{self.url}/v1/jobs",
                 headers=headers,
                 data={"job": json.dumps({"workflow": workflow, "request": request, **more})},
                 files={"reference_image": photo, "driving_video": dance},
-                timeout=30,
             )
         assert answer.status_code == 202, answer.text
         return dict(answer.json())
 
     def call(self, method: str, path: str, **headers: str) -> int:
         """Call without a body; the status."""
-        return httpx.request(method, f"{self.url}{path}", headers=headers, timeout=10).status_code
+        return HTTP.request(method, f"{self.url}{path}", headers=headers).status_code
 
-    def until(self, job_id: str, *statuses: str, seconds: float = 30) -> dict[str, Any]:
+    def until(self, job_id: str, *statuses: str, seconds: float = PATIENCE) -> dict[str, Any]:
         """Wait until a job has one of these statuses."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

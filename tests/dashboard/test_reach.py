@@ -9,7 +9,7 @@ import pytest
 from playwright.async_api import Browser, Page, expect
 
 from tests.dashboard.axe import COLORS, RULES, faults
-from tests.dashboard.conftest import TIMEOUT_MS, World, later, opened, shoot
+from tests.dashboard.conftest import World, fresh, later, opened, shoot
 from tests.dashboard.test_views import finished
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -21,12 +21,8 @@ VIEWS = [("#/now", "Now"), ("#/jobs", "Jobs"), ("#/new", "New job"), ("#/engine"
 async def test_axe_finds_nothing_in_any_view(browser: Browser, world: World, scheme: Any) -> None:
     rules = RULES if scheme == "light" else COLORS  # all else is the same in the dark
     job_id = await finished(world)
-    context = await browser.new_context(
-        viewport={"width": 1280, "height": 860}, color_scheme=scheme, reduced_motion="reduce"
-    )
-    context.set_default_timeout(TIMEOUT_MS)
-    page = await context.new_page()
-    try:
+    async with fresh(browser, color_scheme=scheme) as context:
+        page = await context.new_page()
         for place, heading in VIEWS:
             await opened(page, world.gateway, place, heading)
             await expect(page.locator(".loading")).to_have_count(0)
@@ -39,20 +35,14 @@ async def test_axe_finds_nothing_in_any_view(browser: Browser, world: World, sch
         assert await faults(page, rules) == []
         if scheme == "dark":
             await shoot(page, "dark-job")
-    finally:
-        await context.close()
 
 
 async def test_a_narrow_screen_shows_every_view_without_sideways_scrolling(
     browser: Browser, world: World
 ) -> None:
     job_id = await finished(world)
-    context = await browser.new_context(
-        viewport={"width": 360, "height": 740}, reduced_motion="reduce"
-    )
-    context.set_default_timeout(TIMEOUT_MS)
-    page = await context.new_page()
-    try:
+    async with fresh(browser, viewport={"width": 360, "height": 740}) as context:
+        page = await context.new_page()
         for place in (*(place for place, _ in VIEWS), f"#/job/{job_id}"):
             await page.goto(f"{world.gateway.url}/{place}")
             await page.locator("h1").wait_for()
@@ -63,8 +53,6 @@ async def test_a_narrow_screen_shows_every_view_without_sideways_scrolling(
             assert wide <= 360, place
             await shoot(page, f"narrow-{place.split('/')[1]}")
         assert await faults(page) == []
-    finally:
-        await context.close()
 
 
 async def test_nothing_moves_while_a_job_runs_and_the_page_polls(page: Page, world: World) -> None:

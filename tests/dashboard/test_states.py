@@ -126,7 +126,7 @@ async def test_a_dead_engine_is_said_in_words(page: Page, full: Gateway) -> None
     await opened(page, full, "", "Now")
     await expect(page.get_by_role("alert")).to_contain_text("ComfyUI is unreachable")
     await expect(page.locator(".figures")).to_contain_text("1,000")
-    await expect(page.locator(".admission")).to_contain_text("job 99000")
+    await expect(page.locator(".admission")).to_contain_text("job 19000")
     await shoot(page, "now-dead-engine")
     assert await faults(page) == []
     await page.get_by_role("link", name="Engine", exact=True).click()
@@ -155,29 +155,27 @@ async def test_an_estimate_says_how_many_are_ahead(page: Page, full: Gateway) ->
     await expect(page.locator(".estimate")).to_contain_text("1,000 ahead")
 
 
-async def test_a_hundred_thousand_jobs_are_paged_filtered_and_found(
-    page: Page, full: Gateway
-) -> None:
+async def test_very_many_jobs_are_paged_filtered_and_found(page: Page, full: Gateway) -> None:
     await opened(page, full, "#/jobs", "Jobs")
     rows = page.locator(".jobs tbody tr")
     await expect(rows).to_have_count(50)
-    await expect(rows.first).to_contain_text("job 99999")
+    await expect(rows.first).to_contain_text("job 19999")
     await shoot(page, "jobs-many")
     await page.get_by_role("link", name="Older").click()
-    await expect(rows.first).to_contain_text("job 99949")
+    await expect(rows.first).to_contain_text("job 19949")
     await expect(page.locator(".pages")).to_contain_text("Page 2")
     await expect(rows).to_have_count(50)
     await page.get_by_role("button", name="Back", exact=True).click()
-    await expect(rows.first).to_contain_text("job 99999")
+    await expect(rows.first).to_contain_text("job 19999")
     await page.get_by_label("Up to the day").fill(str((datetime.now(UTC) - HALF).date()))
-    await expect(rows.first).to_contain_text(re.compile(r"job [45]\d{4}"))
+    await expect(rows.first).to_contain_text(re.compile(r"job (9|10)\d{3}"))
     await expect(rows).to_have_count(50)
     await page.get_by_label("Up to the day").fill("")
     await page.get_by_label("Status").select_option("failed")
-    await expect(rows.first).to_contain_text("job 98995")
+    await expect(rows.first).to_contain_text("job 18995")
     await expect(rows.first).to_contain_text("The GPU ran out of memory")
     search = page.get_by_role("searchbox", name="Search")
-    await search.fill("job 98990")
+    await search.fill("job 18990")
     await search.press("Enter")
     await expect(rows).to_have_count(1)
     href = await rows.first.get_by_role("link").get_attribute("href")
@@ -186,7 +184,7 @@ async def test_a_hundred_thousand_jobs_are_paged_filtered_and_found(
     await search.fill(start)
     await search.press("Enter")
     await expect(rows).to_have_count(1)
-    await expect(rows.first).to_contain_text("job 98990")
+    await expect(rows.first).to_contain_text("job 18990")
 
 
 async def test_a_lost_network_is_said_and_the_page_comes_back_by_itself(
@@ -272,9 +270,9 @@ async def test_everything_is_reached_by_keyboard(page: Page, full: Gateway) -> N
     await expect(page.locator(".jobs tbody tr")).to_have_count(50)
     await page.keyboard.press("j")
     await page.keyboard.press("j")
-    await expect(page.get_by_role("link", name="job 99998")).to_be_focused()
+    await expect(page.get_by_role("link", name="job 19998")).to_be_focused()
     await page.keyboard.press("Enter")
-    await expect(page.get_by_role("heading", level=1, name="job 99998")).to_be_focused()
+    await expect(page.get_by_role("heading", level=1, name="job 19998")).to_be_focused()
     await page.keyboard.press("/")
     await expect(page.get_by_role("searchbox", name="Search")).to_be_focused()
     await page.keyboard.type("n?")

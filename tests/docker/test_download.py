@@ -62,7 +62,7 @@ def download(hub: FakeHub, models: Path, *options: str) -> subprocess.CompletedP
         },
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=200,
         check=False,
     )
 

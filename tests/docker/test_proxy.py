@@ -104,7 +104,7 @@ def proxied(tmp_path: Path) -> Iterator[Proxied]:
         yield Proxied(f"http://127.0.0.1:{port}", asked, gateway)
     finally:
         child.terminate()
-        child.wait(timeout=10)
+        child.wait(timeout=60)
         engine.shutdown()
         gateway.shutdown()
         for thread in threads:
@@ -113,7 +113,7 @@ def proxied(tmp_path: Path) -> Iterator[Proxied]:
 
 
 def wait_for(port: int, child: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         assert child.poll() is None, log.read_text(encoding="utf-8")
         with socket.socket() as trying:
@@ -162,9 +162,9 @@ def test_the_gateway_hears_the_origin_and_the_hosts_true_name(proxied: Proxied) 
 def test_a_websocket_passes_with_a_key(proxied: Proxied) -> None:
     url = proxied.url.replace("http", "ws", 1) + "/ws?clientId=a"
     with connect(url, additional_headers=ADMIN, proxy=None) as socket_:
-        arrived = json.loads(socket_.recv(timeout=5))
+        arrived = json.loads(socket_.recv(timeout=60))
         socket_.send(b"preview" * 1000)
-        assert socket_.recv(timeout=5) == b"preview" * 1000
+        assert socket_.recv(timeout=60) == b"preview" * 1000
     assert "authorization" not in arrived
 
 

@@ -24,7 +24,7 @@ def test_scripts_do_what_they_say() -> None:
         env={**os.environ, "READY_SECONDS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=200,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -44,7 +44,7 @@ def run(command: list[str], folder: Path) -> None:
         env=environment(PATH=path, PYTHONPATH=str(ROOT)),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=200,
         check=False,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr

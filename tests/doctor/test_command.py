@@ -35,19 +35,19 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             [sys.executable, "-m", "app.standin", *words], cwd=ROOT, stdout=log, stderr=log
         )
     try:
-        end = time.monotonic() + 30
+        end = time.monotonic() + 120
         while not answers(url):
             assert time.monotonic() < end, (directory / "log").read_text()
             time.sleep(0.02)
         yield url
     finally:
         process.terminate()
-        process.wait(timeout=20)
+        process.wait(timeout=60)
 
 
 def answers(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/system_stats", timeout=2).is_success
+        return httpx.get(f"{url}/system_stats", timeout=30).is_success
     except httpx.HTTPError:
         return False
 

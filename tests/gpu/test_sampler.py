@@ -26,7 +26,7 @@ def card() -> SimulatedCard:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - another thread makes it true
             await asyncio.sleep(0.005)
 

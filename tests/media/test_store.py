@@ -182,7 +182,7 @@ async def test_a_failed_or_canceled_write_leaves_nothing(store: BlobStore, db: D
         await asyncio.Event().wait()
 
     task = asyncio.create_task(store.put(endless()))
-    await asyncio.wait_for(entered.wait(), 5)
+    await asyncio.wait_for(entered.wait(), 60)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

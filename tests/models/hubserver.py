@@ -160,7 +160,7 @@ class _Cdn(_Handler):
             pieces = [body[: served.hold_at - start], body[served.hold_at - start :]]
         for index, piece in enumerate(pieces):
             if index:
-                served.go.wait(30)
+                served.go.wait(120)
             self.wfile.write(piece)
             self.wfile.flush()
             with self.fake.lock:
@@ -193,4 +193,4 @@ def serving() -> Iterator[FakeHub]:
             server.shutdown()
             server.server_close()
         for thread in threads:
-            thread.join()
+            thread.join(60)

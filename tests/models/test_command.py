@@ -22,7 +22,7 @@ def partials(models_dir: Path) -> list[Path]:
     return sorted(models_dir.rglob("*.partial"))
 
 
-def wait_for(condition: Callable[[], bool], *, seconds: float = 20) -> None:
+def wait_for(condition: Callable[[], bool], *, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it never came about"
@@ -71,7 +71,7 @@ def test_a_killed_download_goes_on_where_it_was(
         wait_for(lambda: any(p.stat().st_size >= 1_048_576 for p in partials(models_dir)))
     finally:
         process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.communicate(timeout=60)
     have = next(p.stat().st_size for p in partials(models_dir) if "base" in p.name)
     served.hold_at = None
     served.go.set()
@@ -93,7 +93,7 @@ def test_ctrl_c_ends_with_130_and_keeps_what_arrived(
         wait_for(lambda: any(p.stat().st_size >= 1_048_576 for p in partials(models_dir)))
         process.send_signal(signal.SIGINT)
         served.go.set()
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=120)
     finally:
         process.kill()
     assert process.returncode == 130, err
@@ -174,7 +174,7 @@ def test_one_missing_file_does_not_keep_the_others_from_coming(
 
 def test_a_token_goes_to_the_hub_and_to_nobody_else(start: Start, hub: FakeHub) -> None:
     process = start("download", HF_TOKEN="hf_secret")
-    process.communicate(timeout=60)
+    process.communicate(timeout=120)
     assert process.returncode == 0
     assert {asked.authorization for asked in hub.hub_requests} == {"Bearer hf_secret"}
     assert {asked.authorization for asked in hub.cdn_requests} == {None}

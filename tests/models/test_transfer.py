@@ -24,7 +24,7 @@ def served(hub: FakeHub) -> Served:
 
 @pytest.fixture
 def client(hub: FakeHub) -> Hub:
-    return Hub(endpoint=hub.url, tries=3, pause_seconds=0.01, timeout_seconds=5)
+    return Hub(endpoint=hub.url, tries=3, pause_seconds=0.01, timeout_seconds=60)
 
 
 def bring(client: Hub, model: ModelFile, target: Path) -> None:

@@ -22,7 +22,7 @@ from app.standin.server import Standin
 from app.standin.state import Options
 from tests.mediakit import image_bytes, make_video
 
-PATIENCE = 20.0
+PATIENCE = 90.0
 GRAPHS = Path(__file__).resolve().parents[2] / "workflows"
 
 

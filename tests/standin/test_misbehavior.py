@@ -22,7 +22,7 @@ def ending(entry: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 async def running(engine: Engine, prompt_id: str) -> None:
     """Wait until a prompt has started."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not (await engine.stats()).get(prompt_id, {}).get("started"):  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
@@ -124,7 +124,7 @@ async def test_a_dropped_socket_closes_and_the_run_goes_on(engine: Engine) -> No
     await engine.misbehave("drop_socket", times=1)
     async with listening(engine, CLIENT) as listener:
         prompt_id = await engine.submit(slow(), client_id=CLIENT)
-        await asyncio.wait_for(listener.closed.wait(), 10)
+        await asyncio.wait_for(listener.closed.wait(), 60)
     assert ending(await engine.ended(prompt_id))[0] == "execution_success"
     assert "execution_success" not in listener.kinds
 
@@ -158,13 +158,13 @@ async def test_a_forgotten_prompt_is_in_neither_queue_nor_history(engine: Engine
 
 
 async def test_answers_can_be_slow(engine: Engine) -> None:
-    await engine.misbehave("slow", times=1, seconds=0.2)
+    await engine.misbehave("slow", times=1, seconds=1)
     began = time.monotonic()
     await engine.http.get("/queue")
     middle = time.monotonic()
     await engine.http.get("/queue")
-    assert middle - began >= 0.2
-    assert time.monotonic() - middle < 0.2
+    assert middle - began >= 1
+    assert time.monotonic() - middle < middle - began
 
 
 async def test_a_lost_answer_is_an_accepted_prompt(engine: Engine) -> None:

@@ -31,7 +31,7 @@ def run(log_format: str) -> tuple[str, str]:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=200,
     )
     return done.stdout, done.stderr
 

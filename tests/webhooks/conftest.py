@@ -166,7 +166,7 @@ async def put(
     await db.write(work)
 
 
-async def until(condition: Callable[[], bool | Awaitable[bool]], seconds: float = 8) -> None:
+async def until(condition: Callable[[], bool | Awaitable[bool]], seconds: float = 60) -> None:
     """Wait until a condition holds, or fail."""
     async with asyncio.timeout(seconds):
         while True:
