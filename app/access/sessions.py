@@ -72,7 +72,7 @@ def resolve(session: Session, token: str, *, now: datetime) -> tuple[Caller, dat
         )
     ).one_or_none()
     if found is None:
-        raise Unauthorized("The session has ended; sign in again.")
+        raise Unauthorized("The session has ended, or its key was revoked; sign in again.")
     row, key = found
     return caller_of(key), row.expires_at
 

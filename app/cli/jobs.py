@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from app.cli.options import DEFAULT_URL, JobId, Json, Key, Url, connect, is_terminal, pairs
+from app.cli.options import DEFAULT_URL, JobId, Json, Key, Url, connect, pairs
 from app.cli.output import ExitCode, Stop, note, outcome, say, say_json, say_line, size
 
 app = typer.Typer()
@@ -57,7 +58,7 @@ def status(
             with connect(url, key) as client:
                 say_json(client.system())
             return
-        keep = is_terminal() and not once
+        keep = sys.stdout.isatty() and not once  # piped, it is printed once
         with connect(url, key) as client:
             views.show_system(client, keep=keep)
         return
@@ -81,7 +82,11 @@ def watch(
         ),
     ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print each event as a line of JSON (one job).")
+        bool,
+        typer.Option(
+            "--json",
+            help="Print lines of JSON: each event of one job, or each of several when it changed.",
+        ),
     ] = False,
     url: Url = DEFAULT_URL,
     key: Key = None,
@@ -95,12 +100,11 @@ def watch(
         steadydancer watch JOB
         steadydancer watch
         steadydancer watch JOB --json | jq .type
+        steadydancer watch --json | jq -r '[.id, .status] | @tsv'
     """
     wanted = job_ids or []
     if len(wanted) == 1 and as_json:
         raise typer.Exit(_print_events(wanted[0], url, key))
-    if as_json:
-        raise typer.BadParameter("Name the one job whose events are to be printed.")
     from app.cli import views
     from app.cli.submitting import see_through
 
@@ -108,8 +112,9 @@ def watch(
         with connect(url, key) as client:
             job = client.get(wanted[0])
         raise typer.Exit(see_through(job, url, key))
-    with connect(url, key) as client:
-        ended = views.watch_jobs(client, wanted)
+    see = views.print_changes if as_json else views.watch_jobs
+    with connect(url, key, patient=as_json) as client:
+        ended = see(client, wanted)
     codes = {outcome(job) for job in ended}
     worst = (ExitCode.JOB_FAILED, ExitCode.CANCELED)
     raise typer.Exit(next((code for code in worst if code in codes), ExitCode.OK))

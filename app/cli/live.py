@@ -41,6 +41,14 @@ def step_of(job: wire.Job) -> str:
     return f"step {progress.step} of {progress.steps}"
 
 
+def eta_of(job: wire.Job) -> str:
+    """How long a running job still takes; nothing where it takes longer than expected."""
+    seconds = job.progress.eta_seconds
+    if job.status != "running" or seconds is None or seconds < 1:
+        return ""
+    return duration(seconds)
+
+
 class Screen(Protocol):
     """Shows what goes on."""
 
@@ -103,10 +111,8 @@ class Bars:
 
     def job(self, job: wire.Job) -> None:
         """The job is now like this."""
-        ended = job.status in wire.TERMINAL_STATUSES
-        more = [step_of(job)]
-        if not ended and job.progress.eta_seconds is not None:
-            more.append(f"ETA {duration(job.progress.eta_seconds)}")
+        eta = eta_of(job)
+        more = [step_of(job), f"ETA {eta}" if eta else ""]
         if job.status == "queued":
             more += [f"{job.queue_position} ahead" if job.queue_position else "", job.reason or ""]
         fraction = 1.0 if job.status == "succeeded" else job.progress.fraction

@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from app import wire
-from app.cli.live import phase_of, step_of
-from app.cli.output import duration, note_failure, size
+from app.cli.live import eta_of, phase_of, step_of
+from app.cli.output import duration, note_failure, say_line, size
 from app.client import GatewayClient, GatewayUnreachable
 
 _EVERY_SECONDS = 1.0
@@ -54,7 +54,7 @@ def show_job(job: wire.Job) -> None:
         ("workflow", job.workflow),
         ("key", job.key_id),
         ("progress", f"{job.progress.fraction:.0%}" if job.status == "running" else None),
-        ("ETA", _eta(job)),
+        ("ETA", eta_of(job) or None),
         ("ahead", str(job.queue_position) if job.queue_position is not None else None),
         ("reason", job.reason),
         ("waiting", job.waiting.detail if job.waiting else None),
@@ -87,11 +87,6 @@ def _artifact(made: wire.Artifact) -> str:
 
 def _state(job: wire.Job) -> str:
     return job.status if phase_of(job) == job.status else f"{job.status}, {phase_of(job)}"
-
-
-def _eta(job: wire.Job) -> str | None:
-    seconds = job.progress.eta_seconds
-    return duration(seconds) if seconds is not None and job.status == "running" else None
 
 
 def _when(at: datetime | None) -> str | None:
@@ -129,7 +124,7 @@ def _table(jobs: Iterable[wire.Job]) -> Table:
             job.id,
             Text(phase_of(job), style=_COLORS.get(job.status, "")),
             _bar(job),
-            _eta(job) or "",
+            eta_of(job),
             duration((now - job.created_at).total_seconds()),
         ]
         if roomy:
@@ -147,27 +142,59 @@ def _bar(job: wire.Job) -> RenderableType:
     return Text(step) if step else ProgressBar(1.0, job.progress.fraction, width=_BAR)
 
 
+class _Watched:
+    """Jobs that are looked at until all have ended; without ids, all that have not ended yet."""
+
+    def __init__(self, client: GatewayClient, job_ids: Sequence[str]) -> None:
+        self.known: dict[str, wire.Job] = {}
+        self._client = client
+        self._ids = job_ids
+
+    def look(self) -> None:
+        """Ask how they are now."""
+        known, client = self.known, self._client
+        if self._ids:
+            open_ = [one for one in self._ids if one not in known or not _ended(known[one])]
+            known.update((one, client.get(one)) for one in open_)
+            return
+        listed = client.list(status=("queued", "running"), page_size=_PAGE)
+        now = {job.id: job for job in listed}
+        gone = [one for one, job in known.items() if not _ended(job) and one not in now]
+        known.update((one, client.get(one)) for one in gone)
+        known.update(now)
+
+    def done(self) -> bool:
+        """Whether all have ended."""
+        return all(_ended(job) for job in self.known.values())
+
+
 def watch_jobs(client: GatewayClient, job_ids: Sequence[str]) -> list[wire.Job]:
     """Show jobs until all have ended, and give them. Without ids, all that have not ended yet."""
-    known: dict[str, wire.Job] = {}
+    watched = _Watched(client, job_ids)
 
     def look() -> RenderableType:
-        if job_ids:
-            open_ = [one for one in job_ids if one not in known or not _ended(known[one])]
-            known.update((one, client.get(one)) for one in open_)
-        else:
-            listed = client.list(status=("queued", "running"), page_size=_PAGE)
-            now = {job.id: job for job in listed}
-            gone = [one for one, job in known.items() if not _ended(job) and one not in now]
-            known.update((one, client.get(one)) for one in gone)
-            known.update(now)
+        watched.look()
+        known = watched.known
         return _shown(known.values(), len(known)) if known else Text("No job is waiting.")
 
-    def done() -> bool:
-        return all(_ended(job) for job in known.values())
+    _keep_up(look, watched.done)
+    return list(watched.known.values())
 
-    _keep_up(look, done)
-    return list(known.values())
+
+def print_changes(client: GatewayClient, job_ids: Sequence[str]) -> list[wire.Job]:
+    """Print each job as a line of JSON, again whenever it changed, until all have ended."""
+    watched = _Watched(client, job_ids)
+    printed: dict[str, wire.Job] = {}
+    watched.look()
+    while True:
+        for name, job in watched.known.items():
+            if printed.get(name) != job:
+                printed[name] = job
+                say_line(job)
+        if watched.done():
+            return list(watched.known.values())
+        time.sleep(_EVERY_SECONDS)
+        watched.look()
 
 
 def _shown(jobs: Iterable[wire.Job], total: int) -> RenderableType:

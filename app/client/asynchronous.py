@@ -20,6 +20,7 @@ from app.client.errors import GatewayProblem, GatewayUnreachable
 from app.client.following import Following
 from app.client.operations import FilePath
 from app.client.transport import (
+    DEFAULT_URL,
     failures_named,
     head_of,
     reply_of,
@@ -38,7 +39,7 @@ class AsyncGatewayClient:
 
     def __init__(
         self,
-        url: str = "http://127.0.0.1:8000",
+        url: str = DEFAULT_URL,
         *,
         key: str | None = None,
         retry: Retry | None = None,

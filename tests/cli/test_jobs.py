@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,18 @@ def test_watching_as_json_prints_the_events(steadydancer: Command) -> None:
     assert events[0]["type"] == "job.queued"
     assert events[-1]["type"] == "job.succeeded"
     assert run.returncode == 0
+
+
+def test_watching_all_as_json_prints_each_job_whenever_it_changed(
+    steadydancer: Command,
+) -> None:
+    jobs = {steadydancer(*SMOKE, "--detach").stdout.strip() for _ in range(2)}
+    run = steadydancer("watch", "--json", *jobs)
+    assert run.returncode == 0, run.stderr
+    lines = [json.loads(line) for line in run.stdout.splitlines()]
+    last = {line["id"]: line["status"] for line in lines}
+    assert last == dict.fromkeys(jobs, "succeeded")
+    assert all(one != other for one, other in pairwise(lines))
 
 
 def test_watching_all_ends_when_all_have_ended(steadydancer: Command, gateway: Live) -> None:

@@ -21,11 +21,11 @@ from tests.livekit import FILES, Live, environment
 class Terminal:
     """A command whose three streams are a terminal."""
 
-    def __init__(self, *words: str, url: str) -> None:
+    def __init__(self, *words: str, url: str, command: list[str] | None = None) -> None:
         self._ours, theirs = pty.openpty()
         self.text = ""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "app.cli", *words],
+            command or [sys.executable, "-m", "app.cli", *words],
             env=environment(TERM="xterm", COLUMNS="140", LINES="40", STEADYDANCER_URL=url),
             stdin=theirs,
             stdout=theirs,
@@ -76,6 +76,16 @@ def test_the_view_of_the_whole_stays_up_until_ctrl_c(gateway: Live, waiting: wir
         terminal.process.send_signal(signal.SIGINT)
         until(terminal.ended, what="the view ends")
         assert terminal.process.returncode == 0
+    finally:
+        terminal.close()
+
+
+def test_the_view_of_the_whole_is_printed_once_into_a_pipe_of_a_terminal(gateway: Live) -> None:
+    command = f"{sys.executable} -m app.cli status | cat"
+    terminal = Terminal(url=gateway.url, command=["sh", "-c", command])
+    try:
+        until(terminal.ended, seconds=30, what="it ends by itself")
+        assert terminal.shows("admission:")
     finally:
         terminal.close()
 

@@ -11,7 +11,7 @@ from playwright.async_api import BrowserContext, Page, Route, expect
 
 from tests.dashboard.axe import faults
 from tests.dashboard.conftest import Locked, later, opened, shoot
-from tests.dashboard.servers import Gateway
+from tests.dashboard.servers import SAMPLES, Gateway
 from tests.fullstore import DAYS
 
 HALF = timedelta(days=DAYS / 2)
@@ -56,7 +56,7 @@ async def test_a_revoked_key_is_said_and_another_one_goes_on_at_the_same_place(
     assert locked.gateway.call("DELETE", f"/v1/keys/{made['id']}", **locked.headers) == 200
     await later(page, 4)
     await expect(page.get_by_role("heading", level=1, name="Sign in")).to_be_visible()
-    await expect(page.get_by_role("alert").first).not_to_be_empty()
+    await expect(page.get_by_role("alert").first).to_contain_text("its key was revoked")
     await page.get_by_label("API key").fill(locked.admin["key"])
     await page.get_by_role("button", name="Sign in").click()
     await expect(page.get_by_role("heading", level=1, name="Engine")).to_be_visible()
@@ -129,6 +129,15 @@ async def test_a_dead_engine_is_said_in_words(page: Page, full: Gateway) -> None
     await expect(page.locator(".admission")).to_contain_text("job 19000")
     await shoot(page, "now-dead-engine")
     assert await faults(page) == []
+    await page.set_viewport_size({"width": 360, "height": 740})
+    assert await page.evaluate("document.documentElement.scrollWidth") <= 360
+    cut = (
+        "[...document.querySelectorAll('.figures dd')]"
+        ".some(one => one.scrollWidth > one.clientWidth)"
+    )
+    assert not await page.evaluate(cut)
+    await shoot(page, "narrow-now-dead-engine")
+    await page.set_viewport_size({"width": 1280, "height": 860})
     await page.get_by_role("link", name="Engine", exact=True).click()
     await expect(page.get_by_role("heading", name="Not ready")).to_be_visible()
     learned = page.get_by_role("table", name=re.compile("Highest memory"))
@@ -151,7 +160,9 @@ async def test_the_next_job_is_the_one_that_starts_next_however_many_wait(
 
 async def test_an_estimate_says_how_many_are_ahead(page: Page, full: Gateway) -> None:
     await opened(page, full, "#/new", "New job")
-    await expect(page.get_by_text("This workflow cannot run here now")).to_be_visible()
+    await expect(page.locator(".callout").first).to_contain_text(
+        "cannot run here now, since no engine is ready. See what is missing"
+    )
     await expect(page.locator(".estimate")).to_contain_text("1,000 ahead")
 
 
@@ -315,6 +326,40 @@ async def test_the_colors_can_be_chosen_and_stay(page: Page, full: Gateway) -> N
     await page.reload()
     await page.locator("h1").wait_for()
     assert await page.evaluate(shade) == dark
+
+
+async def test_figures_are_shown_as_what_they_are(page: Page, full: Gateway) -> None:
+    await opened(page, full, "", "Now")
+    span = "async readings => (await import('/js/parts/chart.js')).span(readings, 120)"
+    assert await page.evaluate(span, [1000]) == [880, 1000]  # one reading is no thousand days
+    assert await page.evaluate(span, [700, 1000]) == [700, 1000]
+    left = "async seconds => (await import('/js/format.js')).left(seconds)"
+    assert await page.evaluate(left, 65) == "1 min 05 s left"
+    assert await page.evaluate(left, 0.0) == ""  # it takes longer than expected: nobody knows
+
+
+async def test_a_changed_name_is_another_submission(page: Page, full: Gateway) -> None:
+    """After a lost answer the same form is the same job; a changed one is not taken for it."""
+    keys: list[str | None] = []
+
+    async def lose(route: Route) -> None:
+        keys.append(await route.request.header_value("idempotency-key"))
+        await route.abort()
+
+    await page.route("**/v1/jobs", lose)
+    await opened(page, full, "#/new", "New job")
+    await page.set_input_files("#field-reference_image", SAMPLES / "photo.jpg")
+    await page.set_input_files("#field-driving_video", SAMPLES / "dance.mp4")
+    await page.get_by_label("Prompt", exact=True).fill("a dance")
+    await expect(page.locator(".drop-picture video")).to_be_visible()
+    send = page.get_by_role("button", name="Send")
+    for change in (None, None, "another name"):
+        if change:
+            await page.get_by_label("Name", exact=True).fill(change)
+        await send.click()
+        await expect(page.locator(".sticky .fault")).to_contain_text("does not answer")
+        await expect(send).to_be_enabled()
+    assert keys[0] == keys[1] != keys[2]
 
 
 async def test_a_search_is_understood(page: Page, full: Gateway) -> None:

@@ -87,6 +87,36 @@ async def test_the_two_videos_run_in_step(page: Page, world: World) -> None:
     await shoot(page, "job-succeeded")
 
 
+async def test_a_video_that_stalls_is_waited_for_and_one_that_ran_on_is_brought_back(
+    page: Page, world: World
+) -> None:
+    job_id = await finished(world)
+    await page.goto(f"{world.gateway.url}/#/job/{job_id}")
+    await page.evaluate(
+        "import('/js/parts/player.js').then(() => {"
+        " window.clips = () => [...document.querySelectorAll('video')];"
+        " window.apart = () => Math.abs(clips()[0].currentTime - clips()[1].currentTime); })"
+    )
+    await page.wait_for_function("() => clips().length == 2 && clips().every(v => v.readyState)")
+    await page.get_by_role("button", name="Play", exact=True).click()
+    await page.wait_for_function("() => clips().every(v => v.currentTime > 0.1)")
+    # As when the network gives no more of the dance: its picture stands, the player plays on.
+    stall = """() => {
+        const dance = clips()[0];
+        Object.defineProperty(dance, "readyState", {value: 2, configurable: true});
+        dance.pause();
+        dance.dispatchEvent(new Event("waiting"));
+    }"""
+    await page.evaluate(stall)
+    await page.wait_for_function("() => clips()[1].paused")
+    await expect(page.get_by_role("button", name="Pause")).to_be_visible()
+    await page.evaluate("clips()[0].currentTime += 0.15; delete clips()[0].readyState")
+    await page.wait_for_function(
+        "() => clips().every(v => !v.paused) && clips()[0].playbackRate != 1"
+    )
+    await page.wait_for_function("() => apart() < 0.05")
+
+
 async def test_a_job_shows_settings_files_attempts_and_memory_over_the_run(
     page: Page, world: World, tmp_path: Path
 ) -> None:

@@ -82,6 +82,19 @@ def test_every_install_is_held_by_hashes() -> None:
     assert all("--frozen" in one for one in syncs)
 
 
+def test_the_gateway_has_every_extra_and_nothing_of_development() -> None:
+    synced = [command for command in commands() if "uv sync" in command]
+    assert len(synced) == 2
+    for command in synced:
+        assert {"--frozen", "--no-dev", "--all-extras"} <= set(command.split())
+
+
+def test_every_environment_is_compiled_in_the_build() -> None:
+    """User 1000 cannot write beside the modules, so each start would compile them again."""
+    compiled = [line for line in of_kind("ENV") if "UV_COMPILE_BYTECODE=1" in line]
+    assert len(compiled) == len([line for line in of_kind("ENV") if "UV_LINK_MODE" in line]) == 3
+
+
 def test_every_repository_is_brought_by_commit() -> None:
     text = "\n".join(instructions())
     assert "git clone" not in text

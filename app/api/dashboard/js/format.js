@@ -47,6 +47,13 @@ export function duration(seconds) {
   return hours % 24 ? `${Math.floor(hours / 24)} d ${hours % 24} h` : `${hours / 24} d`;
 }
 
+/** "3 min 05 s left"; nothing where that is not known, or where a run takes longer than expected. */
+export function left(seconds) {
+  return seconds === null || seconds === undefined || seconds < 1
+    ? ""
+    : `${duration(seconds)} left`;
+}
+
 /** The same in one unit, for narrow columns: 48 s, 3 min, 2 h, 4 d. */
 export function shortly(seconds) {
   if (seconds === null || seconds === undefined) return "–";
@@ -133,4 +140,9 @@ export function jobTitle(job) {
 
 export function isOver(job) {
   return job.status === "succeeded" || job.status === "failed" || job.status === "canceled";
+}
+
+/** "step 3 of 8"; nothing while a job does not count steps. */
+export function steps({ progress }) {
+  return progress.step === null ? "" : `step ${progress.step} of ${progress.steps}`;
 }

@@ -5,6 +5,14 @@ import { html, useEffect, useRef } from "../ui.js";
 const HEIGHT = 160;
 const GIB_STEPS = [0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128].map((gib) => gib * 1024);
 
+const HEADROOM = 1.1;
+
+/** What is shown of x: all readings, and at least so much up to the last one, or up to now. */
+export function span(readings, least) {
+  const end = readings.at(-1) ?? Date.now() / 1000;
+  return [Math.min(readings[0] ?? end, end - least), end];
+}
+
 function color(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
@@ -25,13 +33,11 @@ function options(width, { series, time, top, least }) {
     scales: {
       x: {
         time,
-        // Uplot asks with null while there is nothing to draw.
-        range: (_plot, low, high) => {
-          const end = high ?? Date.now() / 1000;
-          return [Math.min(low ?? end, end - least), end];
-        },
+        // Not the two figures that uPlot offers: for a single reading it makes up a second one.
+        range: (plot) => span(plot.data[0], least),
       },
-      y: { range: (_plot, _low, high) => [0, Math.max(top || 0, high || 1)] },
+      // The highest line does not lie on the edge.
+      y: { range: (_plot, _low, high) => [0, top || (high || 1) * HEADROOM] },
     },
     axes: [
       {

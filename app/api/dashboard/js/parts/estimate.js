@@ -54,7 +54,7 @@ export function EstimatePanel({ estimate, onApply }) {
   return html`<div class="estimate" aria-live="polite">
     <dl class="facts single">
       <div class="fact"><dt>Memory</dt><dd>${data ? gib(data.need_mib) : "–"}</dd></div>
-      <div class="fact"><dt>Card</dt><dd class=${data?.fits === false ? "bad" : ""}>${data ? (data.card_mib ? `${fits} (${gib(data.card_mib)})` : fits) : "–"}</dd></div>
+      <div class="fact"><dt>Card</dt><dd class=${data?.fits === false ? "bad" : ""}>${data ? (data.card_mib ? `${fits} (${gib(data.card_mib).replace(" ", "\u00a0")})` : fits) : "–"}</dd></div>
       <div class="fact"><dt>Takes about</dt><dd>${data ? (data.expected_seconds === null ? "not known yet" : duration(data.expected_seconds)) : "–"}</dd></div>
       <div class="fact"><dt>Place in the queue</dt><dd>${data ? (data.queue_position === 0 ? "first" : `${count(data.queue_position)} ahead`) : "–"}</dd></div>
       <div class="fact"><dt>Output</dt><dd>${shape.width && shape.height ? `${shape.width} × ${shape.height}${shape.frames ? `, ${shape.frames} frames` : ""}` : "–"}</dd></div>

@@ -32,8 +32,8 @@ export function Header({ view, who, onHelp }) {
       ${
         signedIn &&
         who.keyId &&
-        html`<span class="who" title="Signed in with this key">${who.name}</span>
-          <button type="button" class="button plain" onClick=${leave}>Sign out</button>`
+        html`<span class="who">${who.name}</span>
+          <button type="button" class="button plain" title=${`Signed in with the key ${who.name}`} onClick=${leave}>Sign out</button>`
       }
       <button type="button" class="button plain icon" aria-label="Keyboard shortcuts" onClick=${onHelp}>
         <kbd>?</kbd>

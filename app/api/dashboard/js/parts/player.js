@@ -1,7 +1,6 @@
 // Photo, dance and result side by side; the two videos run in step by one control bar.
 import { html, useEffect, useRef, useState } from "../ui.js";
-
-const DRIFT_SECONDS = 0.08;
+import { inStep } from "./instep.js";
 
 /**
  * @param dance `{ src, start }`: where in the dance the result begins; null without one
@@ -11,76 +10,52 @@ const DRIFT_SECONDS = 0.08;
 export function Stage({ photo, dance, result, poster, fps, between }) {
   const danceVideo = useRef(null);
   const resultVideo = useRef(null);
+  const control = useRef(null);
   const [state, setState] = useState({ playing: false, at: 0, length: 0, failed: "" });
   const start = dance?.start || 0;
-  const leads = () => resultVideo.current || danceVideo.current;
-  const offset = () => (leads() === danceVideo.current ? start : 0);
 
   useEffect(() => {
-    const lead = leads();
+    const lead = resultVideo.current || danceVideo.current;
     if (!lead) return undefined;
-    const update = () => {
-      const at = Math.max(lead.currentTime - offset(), 0);
-      const length = Math.max((lead.duration || 0) - offset(), 0);
-      setState((now) => ({ ...now, playing: !lead.paused, at, length }));
-    };
-    let frame = 0;
-    const follow = () => {
-      keepInStep();
-      update();
-      frame = lead.paused ? 0 : requestAnimationFrame(follow);
-    };
-    const begin = () => {
-      if (!frame) frame = requestAnimationFrame(follow);
-    };
-    const names = ["loadedmetadata", "pause", "seeked", "durationchange"];
-    for (const name of names) lead.addEventListener(name, update);
-    lead.addEventListener("play", begin);
-    update();
+    const alone = lead === danceVideo.current;
+    // Where no result leads, the bar shows the part of the dance that is taken.
+    const offset = alone ? start : 0;
+    const pair = inStep({
+      lead,
+      other: alone ? null : danceVideo.current,
+      start,
+      onChange: () =>
+        setState((now) => ({
+          ...now,
+          playing: pair.playing,
+          at: Math.max(lead.currentTime - offset, 0),
+          length: Math.max((lead.duration || 0) - offset, 0),
+        })),
+      onFault: (failed) => setState((now) => ({ ...now, playing: false, failed })),
+    });
+    control.current = { pair, offset };
     return () => {
-      cancelAnimationFrame(frame);
-      for (const name of names) lead.removeEventListener(name, update);
-      lead.removeEventListener("play", begin);
+      pair.end();
+      control.current = null;
     };
-  }, [result, dance?.src]);
+  }, [result, dance?.src, start]);
 
-  function keepInStep() {
-    const lead = leads();
-    const other = danceVideo.current;
-    if (!other || other === lead) return;
-    const wanted = lead.currentTime + start;
-    if (Math.abs(other.currentTime - wanted) > DRIFT_SECONDS && !other.seeking) {
-      other.currentTime = wanted;
-    }
-    if (lead.paused !== other.paused && !other.ended) {
-      if (lead.paused) other.pause();
-      else other.play().catch(() => undefined); // It then stands still beside the result.
-    }
-  }
+  const seek = (at) => control.current?.pair.seek(at + control.current.offset);
 
   const toggle = () => {
-    const lead = leads();
-    if (!lead) return;
-    if (lead.paused) {
-      if (state.length && state.at >= state.length - 0.02) seek(0);
-      lead.play().catch((error) => setState((now) => ({ ...now, failed: error.message })));
-    } else {
-      lead.pause();
-      danceVideo.current?.pause();
+    const pair = control.current?.pair;
+    if (!pair) return;
+    if (pair.playing) {
+      pair.pause();
+      return;
     }
-  };
-
-  const seek = (at) => {
-    const lead = leads();
-    if (!lead) return;
-    lead.currentTime = at + offset();
-    if (danceVideo.current && danceVideo.current !== lead)
-      danceVideo.current.currentTime = at + start;
+    if (state.length && state.at >= state.length - 0.02) seek(0);
+    setState((now) => ({ ...now, failed: "" }));
+    pair.play();
   };
 
   const step = (by) => {
-    leads()?.pause();
-    danceVideo.current?.pause();
+    control.current?.pair.pause();
     seek(Math.min(Math.max(state.at + by / (fps || 16), 0), state.length));
   };
 

@@ -8,10 +8,13 @@ import {
   gib,
   isOver,
   jobTitle,
+  left,
   moment,
   percent,
   phaseWords,
   secondsBetween,
+  steps,
+  timeOfDay,
   value,
 } from "../format.js";
 import { Action, Age, Fact, Missing, Progress, Status, Title } from "../parts/bits.js";
@@ -155,22 +158,26 @@ function Between({ job, preview }) {
 function Going({ job }) {
   if (isOver(job)) return null;
   const { progress, waiting } = job;
+  const rest = left(progress.eta_seconds);
   const place =
     job.queue_position === null
       ? null
       : job.queue_position === 0
         ? "first in the queue"
         : `${job.queue_position} ahead in the queue`;
+  const words = job.cancel_requested
+    ? "Canceling: the engine was told to stop."
+    : job.started_at && `Attempt ${job.attempt}, runs since ${timeOfDay(job.started_at)}.`;
   return html`<section class="panel going" aria-labelledby="going-title">
     <h2 id="going-title" class="visually-hidden">Progress</h2>
     <div class="going-line number" aria-live="polite">
       <strong class="sentence">${phaseWords(job.phase)}</strong>
-      <span>${[place, progress.step === null ? null : `step ${progress.step} of ${progress.steps}`, progress.node].filter(Boolean).join(" · ")}</span>
-      <span class="going-end">${percent(progress.fraction)}${progress.eta_seconds === null ? "" : ` · about ${duration(progress.eta_seconds)} left`}</span>
+      <span>${[place, steps(job), progress.node].filter(Boolean).join(" · ")}</span>
+      <span class="going-end">${[percent(progress.fraction), rest && `about ${rest}`].filter(Boolean).join(" · ")}</span>
     </div>
     <${Progress} job=${job} />
     <p class="quiet few-lines">
-      ${waiting ? `${waiting.detail}` : job.reason || (job.cancel_requested ? "Canceling: the engine was told to stop." : "")}
+      ${waiting ? waiting.detail : job.reason || words}
     </p>
   </section>`;
 }

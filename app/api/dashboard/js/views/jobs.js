@@ -1,5 +1,5 @@
 // The list of jobs: filters, search, pages by cursor.
-import { duration, jobTitle, percent } from "../format.js";
+import { jobTitle, left, percent } from "../format.js";
 import { Age, doing, Missing, Progress, Status, STATUSES, Title } from "../parts/bits.js";
 import { parseSearch } from "../parts/search.js";
 import { useOwners } from "../parts/who.js";
@@ -179,7 +179,7 @@ function Row({ job, owner }) {
         open &&
         html`<${Progress} job=${job} label=${`Progress of ${jobTitle(job)}`} />
           <span class="quiet number one-line"
-            >${percent(job.progress.fraction)}${job.progress.eta_seconds === null ? "" : ` · ${duration(job.progress.eta_seconds)} left`}</span
+            >${[percent(job.progress.fraction), left(job.progress.eta_seconds)].filter(Boolean).join(" · ")}</span
           >`
       }
     </td>

@@ -87,6 +87,12 @@ function Form({ workflows, earlier }) {
     setFaults((now) => ({ ...now, [field]: "" }));
   };
 
+  /** Name and priority belong to the submission as the request does: changed, it is another one. */
+  const rename = (set) => (event) => {
+    key.current = null;
+    set(event.target.value);
+  };
+
   const submit = async (event) => {
     event.preventDefault();
     const lacking = missingOf(workflow, request);
@@ -167,7 +173,7 @@ function Form({ workflows, earlier }) {
     ${
       !workflow.available &&
       html`<p class="callout warn">
-        This workflow cannot run here now${workflow.missing.length ? `: ${workflow.missing[0].detail}` : ", since no engine is ready"}.
+        This workflow cannot run here now${workflow.missing.length ? `: ${workflow.missing[0].detail}` : ", since no engine is ready."}${" "}
         <a href="#/engine">See what is missing</a>
       </p>`
     }
@@ -194,12 +200,12 @@ function Form({ workflows, earlier }) {
           html`<div class="fields">
             <div class="field">
               <label for="job-name">Name</label>
-              <input id="job-name" maxlength="512" value=${label} onInput=${(event) => setLabel(event.target.value)} aria-describedby="job-name-help" />
+              <input id="job-name" maxlength="512" value=${label} onInput=${rename(setLabel)} aria-describedby="job-name-help" />
               <p class="help" id="job-name-help">For people: shown in lists, searchable, and the name of the file.</p>
             </div>
             <div class="field">
               <label for="job-priority">Priority</label>
-              <input id="job-priority" type="number" min="-100" max="100" value=${priority} onInput=${(event) => setPriority(event.target.value)} aria-describedby="job-priority-help" />
+              <input id="job-priority" type="number" min="-100" max="100" value=${priority} onInput=${rename(setPriority)} aria-describedby="job-priority-help" />
               <p class="help" id="job-priority-help">Higher runs first; -100 to 100.</p>
             </div>
           </div>`

@@ -1,6 +1,6 @@
 // What happens now: memory, engine, queue, and why the next job waits.
 import { post } from "../api.js";
-import { count, duration, engineWords, gib, jobTitle, phaseWords } from "../format.js";
+import { count, duration, engineWords, gib, jobTitle, left, phaseWords, steps } from "../format.js";
 import { doing, Missing, Progress, Status, Title } from "../parts/bits.js";
 import { Chart } from "../parts/chart.js";
 import { MemoryPicture } from "../parts/memory.js";
@@ -50,7 +50,7 @@ export function NowView() {
     ${
       system.draining &&
       html`<p class="callout warn">
-        The gateway is draining: what runs will end, and nothing new is started.
+        The gateway is draining: what runs will end, and nothing new is started.${" "}
         <a href="#/engine">Resume</a>
       </p>`
     }
@@ -158,7 +158,7 @@ function Slot({ title, id, idle }) {
         ? html`<a class="slot-title one-line" href=${link("job", { id: job.id })}>${jobTitle(job)}</a>
             <${Progress} job=${job} label=${`Progress of ${jobTitle(job)}`} />
             <p class="quiet number one-line">
-              <${Status} job=${job} /> ${doing(job)}${job.progress.step === null ? "" : ` · step ${job.progress.step} of ${job.progress.steps}`}${job.progress.eta_seconds === null ? "" : ` · ${duration(job.progress.eta_seconds)} left`}
+              <${Status} job=${job} /> ${[doing(job), steps(job), left(job.progress.eta_seconds)].filter(Boolean).join(" · ")}
             </p>`
         : html`<p class="quiet">${id ? "Loading…" : idle}</p>`
     }
