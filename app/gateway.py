@@ -32,7 +32,7 @@ from app.errors import Misconfigured
 from app.gpu.card import Card
 from app.gpu.estimate import Estimator
 from app.gpu.monitor import GpuMonitor
-from app.gpu.nvml import Nvml, NvmlCard
+from app.gpu.nvml import NvmlCard, cards_of
 from app.instance import sole_instance
 from app.jobs import stager
 from app.jobs.collect import Collector
@@ -162,6 +162,9 @@ class Gateway:
             self._station(number, url, found[number] if found else None)
             for number, url in enumerate(settings.comfyui_urls)
         ]
+        dispatchers = [station.dispatcher for station in self.stations]
+        for dispatcher in dispatchers:
+            dispatcher.all = dispatchers
         self.proxy = self._proxy()
         self.authenticator = Authenticator(db=self.db, now=now)
         self.limiter = Limiter(
@@ -445,17 +448,10 @@ class Gateway:
             )
 
 
-def _cards(settings: Settings) -> list[Card] | None:
+def _cards(settings: Settings) -> Sequence[Card] | None:
     if settings.admission == "off":
         return None
-    nvml = Nvml()
-    wanted: Sequence[str | None] = settings.gpus or (None,) * len(settings.comfyui_urls)
-    if len(wanted) != len(settings.comfyui_urls):
-        raise ValueError(
-            f"GATEWAY_GPUS names {len(wanted)} GPUs and GATEWAY_COMFYUI_URLS "
-            f"{len(settings.comfyui_urls)} engines; name one GPU for each engine."
-        )
-    return [NvmlCard(selector, nvml=nvml, environ=os.environ) for selector in wanted]
+    return cards_of(settings.gpus, engines=len(settings.comfyui_urls), environ=os.environ)
 
 
 def is_loopback(host: str) -> bool:

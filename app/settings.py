@@ -60,7 +60,9 @@ class Settings(BaseSettings):
     proxy_command: Words = Field((), description="Command of the reverse proxy for port 8188.")
 
     admission: Literal["nvml", "off"] = Field("nvml", description="Ask NVML before each job.")
-    gpus: Words = Field((), description="GPU index or UUID for each engine; default the first.")
+    gpus: Words = Field(
+        (), description="GPU index or UUID for each engine; default: as CUDA sees them."
+    )
     vram_margin_mib: int = Field(512, ge=0, description="Memory that is never given away.")
     backfill_seconds: float = Field(
         300, ge=0, description="How long smaller jobs may pass a waiting larger one."

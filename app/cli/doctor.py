@@ -23,13 +23,17 @@ def doctor(*, as_json: Json = False) -> None:
     import os
     from dataclasses import asdict
     from datetime import UTC, datetime
+    from functools import partial
 
-    from app.doctor.examine import driver_text, examine, nvml_reader
+    from app.doctor.examine import driver_text, examine
+    from app.gpu.nvml import cards_of
 
+    settings = read_settings()
+    engines = len(settings.comfyui_urls)
     findings = asyncio.run(
         examine(
-            read_settings(),
-            read_card=nvml_reader(os.environ),
+            settings,
+            find_cards=partial(cards_of, settings.gpus, engines=engines, environ=os.environ),
             driver_text=driver_text(),
             now=lambda: datetime.now(UTC),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -14,8 +14,7 @@ from app.doctor import engine, machine, store
 from app.doctor.finding import Finding
 from app.doctor.machine import Holder
 from app.gateway import is_loopback
-from app.gpu.card import Reading
-from app.gpu.nvml import Nvml, NvmlCard
+from app.gpu.card import Card
 from app.schema import revisions
 from app.settings import Settings
 from app.workflows.manifest import ManifestError
@@ -29,20 +28,10 @@ def driver_text() -> str | None:
     return _DRIVER_FILE.read_text(encoding="utf-8") if _DRIVER_FILE.is_file() else None
 
 
-def nvml_reader(environ: Mapping[str, str]) -> Callable[[str | None], Reading]:
-    """Reads cards through NVML."""
-    nvml = Nvml()
-
-    def read(selector: str | None) -> Reading:
-        return NvmlCard(selector, nvml=nvml, environ=environ).read()
-
-    return read
-
-
 async def examine(
     settings: Settings,
     *,
-    read_card: Callable[[str | None], Reading],
+    find_cards: Callable[[], Sequence[Card]],
     now: Callable[[], datetime],
     driver_text: str | None,
 ) -> list[Finding]:
@@ -50,18 +39,14 @@ async def examine(
 
     Args:
         settings: Those that the gateway would start with.
-        read_card: Finds and reads a card.
+        find_cards: Finds the card of each engine; raises `CardUnreadable` where there is none.
         now: The clock.
         driver_text: What the NVIDIA driver tells of itself; None where there is none.
     """
-    selectors = settings.gpus or (None,) * len(settings.comfyui_urls)
     found = [
         machine.driver(driver_text),
-        *machine.cards(read_card, selectors, admission=settings.admission),
+        *machine.cards(find_cards, admission=settings.admission),
     ]
-    if len(selectors) != len(settings.comfyui_urls):
-        detail = f"{len(selectors)} GPUs for {len(settings.comfyui_urls)} engines."
-        found.append(Finding("gpus", "fail", detail, "Name one GPU for each engine."))
     found += await _workflows(settings)
     found += _disks(settings)
     holder = await port_holder(settings.host, settings.port)

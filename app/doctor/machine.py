@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from app.doctor.finding import Finding
-from app.gpu.card import CardUnreadable, Reading
+from app.gpu.card import Card, CardUnreadable
 
 Holder = Literal["nobody", "gateway", "other"]
 """Who listens on a port."""
@@ -22,32 +22,33 @@ _SKEW = timedelta(minutes=1)
 _DRIVER = re.compile(r"Kernel Module(?: for \S+)?\s+(\d+)\.(\S+)")
 
 
-def cards(
-    read: Callable[[str | None], Reading], selectors: Sequence[str | None], *, admission: str
-) -> list[Finding]:
-    """Whether NVML reads the card of each engine.
+def cards(find: Callable[[], Sequence[Card]], *, admission: str) -> list[Finding]:
+    """Whether there is a card for each engine, and NVML reads it.
 
     Args:
-        read: Finds and reads a card.
-        selectors: One for each engine; None for the first card.
+        find: Finds the card of each engine.
         admission: The setting.
     """
     if admission == "off":
         detail = "Admission is off: jobs start without a look at the card."
         return [Finding("gpu", "skip", detail, "Set GATEWAY_ADMISSION=nvml where there is a GPU.")]
-    found = []
-    for number, selector in enumerate(selectors):
-        try:
-            card = read(selector)
-        except CardUnreadable as error:
-            found.append(Finding(f"gpu {number}", "fail", error.detail, error.advice))
-            continue
-        detail = (
-            f"{card.name}, {card.free_mib:,} of {card.capacity_mib:,} MiB free, "
-            f"{len(card.processes)} processes named by the driver."
-        )
-        found.append(Finding(f"gpu {number}", "ok", detail))
-    return found
+    try:
+        found = find()
+    except CardUnreadable as error:
+        return [Finding("gpu", "fail", error.detail, error.advice)]
+    return [_card(f"gpu {number}", card) for number, card in enumerate(found)]
+
+
+def _card(name: str, card: Card) -> Finding:
+    try:
+        seen = card.read()
+    except CardUnreadable as error:
+        return Finding(name, "fail", error.detail, error.advice)
+    detail = (
+        f"{seen.name} ({seen.uuid}), {seen.free_mib:,} of {seen.capacity_mib:,} MiB free, "
+        f"{len(seen.processes)} processes named by the driver."
+    )
+    return Finding(name, "ok", detail)
 
 
 def driver(version_text: str | None) -> Finding:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import pynvml
 
 from app.gpu.card import CardUnreadable, Process, Reading
-from app.gpu.selection import CardInfo, pick
+from app.gpu.selection import CardInfo, pick, plan
 
 _MIB = 1024 * 1024
 
@@ -237,6 +237,24 @@ class NvmlCard:
                 return int(new.total), int(new.reserved), int(new.free)
         old = pynvml.nvmlDeviceGetMemoryInfo(handle)
         return int(old.total), None, int(old.free)
+
+
+def cards_of(
+    selectors: Sequence[str], *, engines: int, environ: Mapping[str, str]
+) -> list[NvmlCard]:
+    """The card of each engine, all over one session.
+
+    Args:
+        selectors: One for each engine, or none; see `selection.plan`.
+        engines: How many engines there are.
+        environ: Environment in which CUDA would look for the cards.
+
+    Raises:
+        CardUnreadable: NVML is missing, or there is not one card for each engine.
+    """
+    nvml = Nvml()
+    chosen = plan(list_cards(nvml), selectors, engines, environ)
+    return [NvmlCard(card.uuid, nvml=nvml) for card in chosen]
 
 
 def list_cards(nvml: Nvml) -> tuple[CardInfo, ...]:

@@ -73,6 +73,47 @@ def pick(cards: Sequence[CardInfo], selector: str | None, environ: Mapping[str, 
     raise CardUnreadable(f"{problem} to {selector!r}. There is: {listed}.", advice=_ADVICE)
 
 
+def plan(
+    cards: Sequence[CardInfo], selectors: Sequence[str], engines: int, environ: Mapping[str, str]
+) -> tuple[CardInfo, ...]:
+    """The card of each engine.
+
+    Args:
+        cards: All cards, as `list_cards` gives them.
+        selectors: One for each engine, as `pick` takes them; empty for the cards that CUDA sees,
+            one for each engine in CUDA's own order.
+        engines: How many engines there are.
+        environ: Where CUDA would look for `CUDA_VISIBLE_DEVICES` and `CUDA_DEVICE_ORDER`.
+
+    Raises:
+        CardUnreadable: There is no card, or not one for each engine.
+    """
+    if selectors and len(selectors) != engines:
+        raise CardUnreadable(
+            f"GATEWAY_GPUS names {len(selectors)} GPUs and GATEWAY_COMFYUI_URLS {engines} engines.",
+            advice="Name one GPU for each engine, in the same order.",
+        )
+    if selectors:
+        found = tuple(pick(cards, selector, environ) for selector in selectors)
+    elif engines == 1:
+        found = (pick(cards, None, environ),)
+    else:
+        found = cuda_order(cards, environ)[:engines]
+    if len(found) < engines:
+        raise CardUnreadable(
+            f"GATEWAY_COMFYUI_URLS names {engines} engines; CUDA sees {len(found)} cards.",
+            advice=f"Name as many engines as cards, or the cards in GATEWAY_GPUS. {_ADVICE}",
+        )
+    for number, card in enumerate(found):
+        if card in found[:number]:
+            raise CardUnreadable(
+                f"Engines {found.index(card)} and {number} would share {card.name} ({card.uuid}): "
+                "each would count the same memory as its room.",
+                advice="Name another card for each engine in GATEWAY_GPUS.",
+            )
+    return found
+
+
 def cuda_order(cards: Sequence[CardInfo], environ: Mapping[str, str]) -> tuple[CardInfo, ...]:
     """The cards that a CUDA program in this environment sees, in its own numbering.
 

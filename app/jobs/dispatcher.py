@@ -107,7 +107,12 @@ def waiting_jobs(
 
 
 class Dispatcher:
-    """Gives queued jobs to one engine."""
+    """Gives queued jobs to one engine.
+
+    Attributes:
+        all: The dispatchers of all engines of this gateway, this one among them, in order. A job
+            that cannot run here may run there.
+    """
 
     def __init__(
         self,
@@ -128,6 +133,7 @@ class Dispatcher:
         self._stopping = False
         self.verdict = "The queue is empty."
         self.next_need_mib: int | None = None
+        self.all: Sequence[Dispatcher] = (self,)
         self._db = db
         self._gate = gate
         self._feed = feed
@@ -181,6 +187,16 @@ class Dispatcher:
     def in_engine(self) -> list[str]:
         """Jobs whose prompts are in the engine, the running one first."""
         return [job for job, (runner, _) in self._runners.items() if runner.in_engine]
+
+    @property
+    def works(self) -> bool:
+        """Whether it could start a job now, if there were room."""
+        return self.engine.ready and self._gate.monitor.problem is None
+
+    def may_run(self, job: Waiting) -> bool:
+        """Whether such a job may ever run here, as far as engine and card were seen."""
+        lacks = self.engine.missing.get(job.workflow)
+        return not lacks and self._gate.could_hold(job.shape, job.formula_mib)
 
     @property
     def busy(self) -> bool:
@@ -250,9 +266,9 @@ class Dispatcher:
             return False
         if not self.engine.ready:
             self.verdict = f"The engine is {self.engine.state}."
-            await self._say(jobs, "waiting_for_engine", self._engine_reason())
+            await self._say(self._mine(jobs), "waiting_for_engine", self._engine_reason())
             return False
-        for job in jobs:
+        for job in self._mine(jobs):
             if not self.engine.can_run(job.workflow):
                 await self._say([job], "waiting_for_engine", self._missing_reason(job.workflow))
         lacking = {name for name, parts in self.engine.missing.items() if parts}
@@ -270,14 +286,18 @@ class Dispatcher:
         choice = await self._gate.choose(candidates, running_peak_mib=max(peaks, default=None))
         self.verdict = choice.words
         self.next_need_mib = candidates[0].need_mib
-        for job_id, wait in choice.waits.items():
-            await self._wait(job_id, "waiting_for_vram", wait.detail, wait)
-        for job_id, detail in choice.never.items():
-            await self._expire(job_id, FailureNote("out-of-memory", detail), now)
+        for job in jobs:
+            if job.job_id in choice.waits and not self._told_before(job):
+                wait = choice.waits[job.job_id]
+                await self._wait(job.job_id, "waiting_for_vram", wait.detail, wait)
+        never = [job for job in jobs if job.job_id in choice.never and not self._elsewhere(job)]
+        for job in never:
+            note = FailureNote("out-of-memory", choice.never[job.job_id])
+            await self._expire(job.job_id, note, now)
         if choice.problem is not None:
-            await self._say(jobs[:1], "waiting_for_engine", choice.problem)
+            await self._say(self._mine(jobs)[:1], "waiting_for_engine", choice.problem)
         if choice.job_id is None:
-            return bool(choice.never)
+            return bool(never)
         chosen = next(item for item in candidates if item.job_id == choice.job_id)
         attempt_id = str(uuid4())
         fence = await self._db.write(
@@ -333,6 +353,20 @@ class Dispatcher:
         self.wake()
 
     # --- why they wait ---------------------------------------------------------------------------
+
+    def _elsewhere(self, job: Waiting) -> bool:
+        """Whether another engine may ever run it."""
+        return any(one is not self and one.may_run(job) for one in self.all)
+
+    def _mine(self, jobs: Sequence[Waiting]) -> list[Waiting]:
+        """The jobs that no other engine could start now: only theirs are this engine's troubles."""
+        others = [one for one in self.all if one is not self and one.works]
+        return [job for job in jobs if not any(one.may_run(job) for one in others)]
+
+    def _told_before(self, job: Waiting) -> bool:
+        """Whether an earlier engine says why it waits; two would take turns in contradicting."""
+        earlier = self.all[: self.all.index(self)]
+        return any(one.works and one.may_run(job) for one in earlier)
 
     def _engine_reason(self) -> str:
         detail = self.engine.detail

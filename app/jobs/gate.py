@@ -86,6 +86,11 @@ class Gate:
         key = shape_key(parse_shape(shape), card=reading.name)
         return self._estimator.need(key, formula_mib=formula_mib)
 
+    def could_hold(self, shape: str, formula_mib: int) -> bool:
+        """Whether the card can ever hold such a job; one that was not read yet may."""
+        capacity = self.monitor.capacity_mib
+        return capacity is None or self.need(shape, formula_mib).mib <= capacity
+
     def started(self, models: str) -> bool:
         """Note that ComfyUI begins to load these models.
 

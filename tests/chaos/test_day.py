@@ -44,16 +44,17 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
     engine.kill()
 
 
-def make(directory: Path, engine: Engine, card: SimulatedCard) -> Gateway:
+def make(directory: Path, engine: Engine, *cards: SimulatedCard, first: str = "") -> Gateway:
+    """A gateway whose last card is that of `engine`; `first` is where the one before it is."""
     settings = Settings(
         data_dir=directory,
-        comfyui_urls=(engine.url,),
+        comfyui_urls=(*filter(None, (first,)), engine.url),
         vram_margin_mib=MARGIN_MIB,
         backfill_seconds=2,
         min_free_bytes=0,
         quiet_seconds=0.3,
     )
-    return Gateway(settings, cards=[card])
+    return Gateway(settings, cards=cards)
 
 
 def new_job(
@@ -231,3 +232,69 @@ async def test_a_shape_that_ran_out_of_memory_once_does_not_hold_the_queue_for_e
             lambda s: dict(s.exec(select(Attempt.job_id, Attempt.low_memory)).all())
         )
     assert sorted(low.values()) == [False, True]
+
+
+async def test_a_job_too_large_for_one_card_waits_for_the_other(
+    engine: Engine, tmp_path: Path
+) -> None:
+    """The small card refuses it at once; the large one, taken by a stranger, says why it waits."""
+    small, large = SimulatedCard(total_mib=4_000), SimulatedCard(total_mib=CARD_MIB)
+    large.hold(STRANGER, 5_000)
+    gateway = make(tmp_path / "gateway", engine, small, large, first=engine.url)
+    async with gateway.running():
+        uploads = await uploaded(gateway)
+        for station in gateway.stations:
+            await station.gate.monitor.read()
+        await gateway.db.write(
+            lambda s: queue.submit(s, new_job(uploads, LARGE, 1), now=gateway.now())
+        )
+        for station in gateway.stations:
+            station.dispatcher.wake()
+
+        async def job() -> Job:
+            return await gateway.db.read(lambda s: s.exec(select(Job)).one().model_copy())
+
+        async def waits() -> bool:
+            return (await job()).phase == "waiting_for_vram"
+
+        async def ended() -> bool:
+            return (await job()).finished_at is not None
+
+        await eventually(waits)
+        large.exit(STRANGER)
+        await eventually(ended)
+        assert (await job()).status == "succeeded"
+
+
+async def test_an_engine_that_is_away_says_nothing_of_jobs_that_another_can_start(
+    engine: Engine, tmp_path: Path
+) -> None:
+    cards = [SimulatedCard(total_mib=CARD_MIB) for _ in range(2)]
+    cards[1].hold(STRANGER, 5_000)
+    gateway = make(tmp_path / "gateway", engine, *cards, first="http://127.0.0.1:9")
+    away, there = (station.dispatcher for station in gateway.stations)
+    async with gateway.running():
+        uploads = await uploaded(gateway)
+        await there.engine.wait_ready(30)
+        await gateway.db.write(
+            lambda s: queue.submit(s, new_job(uploads, LARGE, 1), now=gateway.now())
+        )
+        there.wake()
+
+        async def phases() -> list[str]:
+            data = await gateway.db.read(
+                lambda s: s.exec(
+                    select(JobEvent.data).where(col(JobEvent.type) == "job.phase")
+                ).all()
+            )
+            return [str(one["phase"]) for one in data]
+
+        async def waits() -> bool:
+            return bool(await phases())
+
+        await eventually(waits)
+        assert away.engine.state == "unreachable"
+        for _ in range(3):
+            await away._step()
+            await there._step()
+        assert await phases() == ["waiting_for_vram"]

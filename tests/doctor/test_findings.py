@@ -11,7 +11,8 @@ import pytest
 
 from app.database import Database
 from app.doctor import engine, machine, store
-from app.gpu.card import CardUnreadable, Reading
+from app.gpu.card import CardUnreadable
+from app.gpu.simulated import SimulatedCard
 from app.schema import revisions
 from app.workflows.registry import Registry, load_workflows, standin_models
 
@@ -129,14 +130,17 @@ def test_the_driver_is_judged_by_its_version(text: str | None, status: str) -> N
 
 
 def test_each_engine_needs_a_card_that_can_be_read() -> None:
-    def read(selector: str | None) -> Reading:
-        if selector == "1":
-            raise CardUnreadable("It is gone.", advice="Look at dmesg.")
-        return Reading("GPU-0", "NVIDIA A4000", 16_000, 15_000)
+    lost = CardUnreadable("It is gone.", advice="Look at dmesg.")
+    cards = [SimulatedCard(total_mib=16_000), SimulatedCard(total_mib=16_000)]
+    cards[1].problem = lost
 
-    first, second = machine.cards(read, ["0", "1"], admission="nvml")
+    def none() -> list[SimulatedCard]:
+        raise lost
+
+    first, second = machine.cards(lambda: cards, admission="nvml")
     assert (first.status, second.status, second.advice) == ("ok", "fail", "Look at dmesg.")
-    assert [one.status for one in machine.cards(read, ["1"], admission="off")] == ["skip"]
+    assert [one.status for one in machine.cards(none, admission="nvml")] == ["fail"]
+    assert [one.status for one in machine.cards(none, admission="off")] == ["skip"]
 
 
 @pytest.mark.parametrize(

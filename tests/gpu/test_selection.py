@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from app.gpu.card import CardUnreadable
-from app.gpu.selection import CardInfo, cuda_order, pick
+from app.gpu.selection import CardInfo, cuda_order, pick, plan
 
 
 def card(
@@ -110,3 +110,35 @@ def test_a_mig_device_is_picked_by_its_uuid_and_never_by_a_card_that_has_several
     for selector in ("0", "GPU-aaaa"):
         with pytest.raises(CardUnreadable, match="2 devices answer"):
             pick(MIG, selector, {})
+
+
+@pytest.mark.parametrize(
+    ("selectors", "engines", "visible", "expected"),
+    [
+        ((), 1, "2", ["GPU-aa11"]),
+        ((), 2, None, ["GPU-aa22", "GPU-bb33"]),
+        ((), 2, "2,0", ["GPU-aa11", "GPU-aa22"]),
+        (("0", "GPU-bb"), 2, None, ["GPU-aa11", "GPU-bb33"]),
+    ],
+)
+def test_each_engine_has_a_card_of_its_own(
+    selectors: tuple[str, ...], engines: int, visible: str | None, expected: list[str]
+) -> None:
+    environ = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    assert [card.uuid for card in plan(TWINS, selectors, engines, environ)] == expected
+
+
+@pytest.mark.parametrize(
+    ("selectors", "engines", "words"),
+    [
+        ((), 4, "4 engines; CUDA sees 3 cards"),
+        (("0",), 2, "names 1 GPUs and .* 2 engines"),
+        (("0", "GPU-aa11"), 2, "Engines 0 and 1 would share A .GPU-aa11"),
+    ],
+)
+def test_engines_that_would_share_a_card_are_refused(
+    selectors: tuple[str, ...], engines: int, words: str
+) -> None:
+    with pytest.raises(CardUnreadable, match=words) as caught:
+        plan(TWINS, selectors, engines, {})
+    assert caught.value.advice

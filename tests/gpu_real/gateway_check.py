@@ -54,9 +54,14 @@ class Findings:
 class Card:
     """The card as this script sees it, beside the gateway's own reading."""
 
-    def __init__(self) -> None:
+    def __init__(self, uuid: str | None = None) -> None:
         pynvml.nvmlInit()
-        self._handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+        self._handle = (
+            pynvml.nvmlDeviceGetHandleByIndex(0)
+            if uuid is None
+            else pynvml.nvmlDeviceGetHandleByUUID(uuid)
+        )
+        self.uuid = str(pynvml.nvmlDeviceGetUUID(self._handle))
         self.name = str(pynvml.nvmlDeviceGetName(self._handle))
         memory = pynvml.nvmlDeviceGetMemoryInfo(self._handle, version=pynvml.nvmlMemory_v2)
         self.total_mib = memory.total // MIB
@@ -74,9 +79,12 @@ class Card:
 
 
 @contextmanager
-def somebody_else(mib: int) -> Iterator[subprocess.Popen[bytes]]:
-    """Another process that holds so much of the card."""
-    child = subprocess.Popen([sys.executable, "-c", TAKE, str(mib)], stdout=subprocess.PIPE)
+def somebody_else(mib: int, *, uuid: str | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """Another process that holds so much of the first card, or of the one with that UUID."""
+    environ = {**os.environ, **({"CUDA_VISIBLE_DEVICES": uuid} if uuid is not None else {})}
+    child = subprocess.Popen(
+        [sys.executable, "-c", TAKE, str(mib)], stdout=subprocess.PIPE, env=environ
+    )
     assert child.stdout is not None
     assert child.stdout.readline().strip() == b"taken", "the card could not be taken"
     try:
@@ -87,9 +95,11 @@ def somebody_else(mib: int) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @contextmanager
-def gateway(directory: Path, *, need_mib: int, **settings: str) -> Iterator[Gateway]:
-    """A gateway that owns a stand-in whose jobs take so much of the card."""
-    port = free_port()
+def gateway(
+    directory: Path, *, need_mib: int, engines: int = 1, **settings: str
+) -> Iterator[Gateway]:
+    """A gateway that owns stand-ins whose jobs take so much of their card."""
+    urls = [f"http://127.0.0.1:{free_port()}" for _ in range(engines)]
     engine = directory / "engine"
     engine.mkdir(parents=True)
     models = directory / "models.json"
@@ -97,26 +107,30 @@ def gateway(directory: Path, *, need_mib: int, **settings: str) -> Iterator[Gate
 
     models.write_text(json.dumps(standin_models(load_workflows(ROOT / "workflows"))))
     command = (
-        f"{sys.executable} -m app.standin --port {{port}} --directory {engine} --no-work "
+        f"{sys.executable} -m app.standin --port {{port}} --directory {engine}/{{port}} --no-work "
         f"--step-seconds 0.5 --cuda-allocate --need-mib {need_mib} --models-from {models}"
     )
     one = Gateway(
         directory / "gateway",
-        f"http://127.0.0.1:{port}",
+        " ".join(urls),
         GATEWAY_ADMISSION="nvml",
         GATEWAY_COMFYUI_COMMAND=command,
         **settings,
     )
     one.start()
     try:
-        until(lambda: engine_of(one)["state"] == "ready", seconds=120, what="the engine is ready")
+        until(lambda: all_ready(one, engines), seconds=120, what="the engines are ready")
         yield one
     finally:
         one.stop()
 
 
-def engine_of(one: Gateway) -> dict[str, Any]:
-    return dict(httpx.get(f"{one.url}/v1/system", timeout=10).json()["engines"][0])
+def all_ready(one: Gateway, engines: int) -> bool:
+    return all(engine_of(one, number)["state"] == "ready" for number in range(engines))
+
+
+def engine_of(one: Gateway, number: int = 0) -> dict[str, Any]:
+    return dict(httpx.get(f"{one.url}/v1/system", timeout=10).json()["engines"][number])
 
 
 def standin(one: Gateway, path: str, **body: Any) -> Any:
@@ -225,15 +239,56 @@ def check_never_fits(directory: Path, card: Card, seen: Findings) -> None:
         answer = httpx.post(
             f"{one.url}/v1/jobs", data={"job": json.dumps(asked)}, files=files, timeout=60
         )
-    problem = answer.json()
+        problem = answer.json()
+        taken = [
+            httpx.post(
+                f"{one.url}/v1/jobs",
+                data={"job": json.dumps({**asked, "request": {"prompt": "x", **fit["overrides"]}})},
+                files=files,
+                timeout=60,
+            ).status_code
+            for fit in problem.get("fits", ())
+        ]
     kept = answer.status_code == 422 and problem["code"] == "never-fits"
     seen.add(
         "(c) a need above the card is refused at once", kept=kept, seen=problem.get("detail", "")
     )
+    seen.add(
+        "(c) what it says would fit is taken",
+        kept=bool(taken) and set(taken) == {202},
+        seen=f"{[fit['overrides'] for fit in problem.get('fits', ())]}: {taken}",
+    )
 
 
-def engine_pid(one: Gateway) -> int:
-    return marked(str((one.directory / "engines" / "engine-0.log").resolve())) or 0
+def check_real_out_of_memory(directory: Path, card: Card, seen: Findings) -> None:
+    """The engine takes more than the card has, which nobody foresaw: torch itself raises."""
+    with gateway(directory, need_mib=card.total_mib + 4096) as one:
+        before = estimate(one)
+        job = one.ended(submit(one, "too-much"), seconds=120)
+        after = estimate(one)
+    error = job["error"] or {}
+    kept = error.get("type") == "out-of-memory" and job["attempt"] == 2
+    seen.add(
+        "(d) torch runs out of memory twice: failed with advice, no loop",
+        kept=kept,
+        seen=f"{error.get('type')} after attempt {job['attempt']}: {error.get('detail')}",
+    )
+    seen.add(
+        "(d) what was learned is raised",
+        kept=bool(after["learned"]) and after["need_mib"] > before["need_mib"],
+        seen=f"need {before['need_mib']} MiB before, {after['need_mib']} MiB after",
+    )
+
+
+def estimate(one: Gateway) -> dict[str, Any]:
+    """The need of the jobs that `submit` makes: two seconds of dance."""
+    request = {"prompt": "a person dancing", "frames": 29}
+    url = f"{one.url}/v1/workflows/steadydancer/estimate"
+    return dict(httpx.post(url, json={"request": request}, timeout=10).json())
+
+
+def engine_pid(one: Gateway, number: int = 0) -> int:
+    return marked(str((one.directory / "engines" / f"engine-{number}.log").resolve())) or 0
 
 
 def check_cost(one: Gateway, seen: Findings) -> None:
@@ -268,6 +323,7 @@ def main() -> int:
             check_out_of_memory(one, seen)
             check_cost(one, seen)
         check_never_fits(directory / "c", card, seen)
+        check_real_out_of_memory(directory / "d", card, seen)
     if wanted.json:
         wanted.json.write_text(
             json.dumps(
