@@ -393,6 +393,7 @@ class Gateway:
         loops: list[tuple[str, Callable[[], Awaitable[None]]]] = [
             ("janitor", self.janitor.run),
             ("webhooks", self.delivery.run),
+            ("estimates", self.estimator.run),
         ]
         for station in self.stations:
             dispatcher = station.dispatcher

@@ -33,7 +33,8 @@ from app.errors import (
 )
 from app.jobs import queue, views
 from app.jobs.inputs import JobInputs
-from app.jobs.pricing import Pricing, Station, ahead, expected_seconds
+from app.jobs.pace import expected_seconds
+from app.jobs.pricing import Pricing, Station, ahead
 from app.jobs.queue import Idempotency, NewJob, Submitted
 from app.jobs.quota import QueueQuota
 from app.jobs.tables import Job
