@@ -431,6 +431,7 @@ class Gateway:
             ("webhooks", self.delivery.run),
         ]
         loops = once if self.member is None else self._shared_loops([run for _, run in once])
+        loops = [*loops, ("estimates", self.estimator.run)]
         for station in self.stations:
             dispatcher = station.dispatcher
             loops += [
@@ -448,7 +449,6 @@ class Gateway:
             return []
         loops = self.member.loops(
             feed=self.feed,
-            estimator=self.estimator,
             caps=self.caps,
             once=once,
             notify=self.delivery.notify,

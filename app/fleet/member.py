@@ -20,7 +20,6 @@ from app.fleet.listener import Listener
 from app.fleet.puller import Puller
 from app.fleet.rescue import Rescue
 from app.fleet.stations import RemoteStations
-from app.gpu.estimate import Estimator
 from app.jobs.feed import Feed
 from app.jobs.states import Caps
 from app.jobs.stations import LocalStations, Station
@@ -28,7 +27,6 @@ from app.jobs.stations import LocalStations, Station
 log = structlog.get_logger(__name__)
 
 _RESTART_SECONDS = 2.0
-_LEARNED_SECONDS = 30.0
 
 Loop = tuple[str, Callable[[], Awaitable[None]]]
 
@@ -117,7 +115,6 @@ class Member:
         self,
         *,
         feed: Feed,
-        estimator: Estimator,
         caps: Caps,
         once: Sequence[Callable[[], Awaitable[None]]],
         notify: Callable[[], None],
@@ -126,7 +123,6 @@ class Member:
 
         Args:
             feed: Woken by what other processes do.
-            estimator: Read again, since others learn too.
             caps: When a job whose workers are lost is given up.
             once: What only one process of the fleet runs.
             notify: Called when messages may be due.
@@ -141,21 +137,12 @@ class Member:
             feed.publish_all()
             local.wake()
 
-        async def learned() -> None:
-            while True:
-                await asyncio.sleep(_LEARNED_SECONDS)
-                try:
-                    await estimator.refresh()
-                except (StorageFull, StoreUnavailable) as error:
-                    log.warning("learned memory cannot be read", reason=error.detail)
-
         listener = Listener(self._db.url, on_change=changed, on_cancel=local.cancel, on_gap=gap)
         rescue = Rescue(self._db, caps=caps, lease=self._lease, now=self.clock)
         leader = Leader(self._db.url, [*once, rescue.run])
         loops: list[Loop] = [
             ("listener", listener.run),
             ("workers", self.remote.run),
-            ("learned memory", learned),
         ]
         if not self._stations:
             return [*loops, ("leader", leader.run), ("clock", self._tell_time)]

@@ -102,11 +102,13 @@ class Never:
 Decision = Admit | FreeFirst | Wait | Never
 
 
-def loaded_after(loaded: str | None, models: str) -> str:
+def loaded_after(loaded: str | None, models: str) -> str | None:
     """What ComfyUI has loaded once a job with these models has started.
 
-    A job that was admitted beside other models leaves both in memory.
+    A job that was admitted beside other models leaves both in memory; one without models adds none.
     """
+    if not models:
+        return loaded
     return models if loaded in {None, models} else UNKNOWN_MODELS
 
 
@@ -152,7 +154,7 @@ def decide(need_mib: int, models: str, situation: Situation) -> Decision:
 
     Args:
         need_mib: Expected peak of ComfyUI's whole process while it runs the job.
-        models: Key of the models that the job loads, such as workflow and variant.
+        models: Key of the models that the job loads, such as workflow and variant; empty if none.
         situation: The card and the engine.
     """
     too_large = never(need_mib, situation.reading, situation.margin_mib)
@@ -267,7 +269,8 @@ class Candidate:
     Attributes:
         job_id: UUIDv7: of two with the same priority the smaller id is the older.
         need_mib: Expected peak of ComfyUI's whole process.
-        models: Key of the models that it loads.
+        models: Key of the models that it loads; empty if it loads none.
+        measured: Whether `need_mib` was learned.
         priority: Higher first.
         waited_seconds: Since it was first told to wait for memory; 0 if it never was.
     """
@@ -277,6 +280,7 @@ class Candidate:
     models: str
     priority: int = 0
     waited_seconds: float = 0.0
+    measured: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Protocol
@@ -11,6 +13,7 @@ import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
 from app.database import Database
+from app.errors import StoreUnavailable
 from app.gpu.card import Reading
 from app.gpu.tables import SampleSource, VramSample
 
@@ -226,8 +229,7 @@ def _need(samples: Sequence[VramSample]) -> Need:
 class Estimator:
     """Needs from memory: admission asks at every look at the queue, so no query is made.
 
-    Another process (`steadydancer vram import`, `reset`) may change the rows: call `refresh` now
-    and then.
+    Another process (`steadydancer vram import`, `reset`) may change the rows; `run` follows.
     """
 
     def __init__(self, *, database: Database, margin_mib: int) -> None:
@@ -241,6 +243,13 @@ class Estimator:
         self._learned = {
             one.key: Need(one.need_mib, learned=True, ran_out=one.ooms > 0) for one in found
         }
+
+    async def run(self, *, every_seconds: float = 30.0) -> None:
+        """Refresh for as long as the gateway runs. A store that cannot be read changes nothing."""
+        while True:
+            await asyncio.sleep(every_seconds)
+            with suppress(StoreUnavailable):
+                await self.refresh()
 
     def need(self, key: ShapeKey, *, formula_mib: int) -> Need:
         """The need of a shape: learned where it was seen, else the formula's figure."""

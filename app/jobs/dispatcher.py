@@ -27,7 +27,6 @@ from app.jobs.gate import Gate
 from app.jobs.queue import FailureNote, Fence
 from app.jobs.recovery import unfinished
 from app.jobs.runner import Runner
-from app.jobs.shapes import models_of
 from app.jobs.states import Caps, Loss
 from app.jobs.supply import Supply, Waiting
 from app.wire import VramWait
@@ -293,10 +292,12 @@ class Dispatcher:
         shape, formula = job.shape, job.formula_mib
         if spare and job.spare_shape is not None:
             shape, formula = job.spare_shape, job.spare_mib
+        need = self._gate.need(shape, formula)
         return Candidate(
             job_id=job.job_id,
-            need_mib=self._gate.need(shape, formula).mib,
-            models=models_of(shape),
+            need_mib=need.mib,
+            models=self.engine.models_of(job.workflow),
+            measured=need.learned,
             priority=job.priority,
             waited_seconds=_waited(job, now),
         )

@@ -69,6 +69,10 @@ class Engine:
         """Whether everything the workflow needs was seen on the engine."""
         return not self.missing.get(workflow, (MissingPart(kind="node", name="?", detail="?"),))
 
+    def models_of(self, workflow: str) -> str:
+        """`Workflow.models_key` of a workflow that can run here."""
+        return self._workflows.get(workflow).models_key
+
     async def wait_ready(self, seconds: float) -> bool:
         """Wait until the engine is ready, at most so long; say whether it is."""
         try:

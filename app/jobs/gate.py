@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from app.comfy.client import EngineError
 from app.gpu.admission import (
+    FREED_SLACK_MIB,
     UNKNOWN_MODELS,
     Admit,
     Candidate,
@@ -115,7 +116,9 @@ class Gate:
         try:
             situation = await self._look(running_peak_mib)
             choice = choose(candidates, situation, backfill_seconds=self.backfill_seconds)
-            if isinstance(choice.decision, FreeFirst):
+            if isinstance(choice.decision, FreeFirst) or self._is_to_be_measured(
+                candidates, choice.job_id, running_peak_mib
+            ):
                 await self.free()
                 situation = await self._look(running_peak_mib)
                 choice = choose(candidates, situation, backfill_seconds=self.backfill_seconds)
@@ -201,16 +204,43 @@ class Gate:
             # Perhaps it was never asked since: somebody else's prompt may have loaded models.
             self._loaded = UNKNOWN_MODELS
 
+    def _is_to_be_measured(
+        self, candidates: Sequence[Candidate], job_id: str | None, running_peak_mib: int | None
+    ) -> bool:
+        """Whether ComfyUI is to give back other models, so that a new shape's peak is its own.
+
+        Where there is room for all of them nothing else would ever ask for them, and nothing
+        would ever be learned. It costs one loading of models for each shape.
+        """
+        if not self.monitor.enabled or running_peak_mib is not None:
+            return False
+        chosen = next((one for one in candidates if one.job_id == job_id), None)
+        return (
+            chosen is not None
+            and not chosen.measured
+            and bool(chosen.models)
+            and self._loaded not in {None, chosen.models}
+        )
+
     async def _look(self, running_peak_mib: int | None) -> Situation | None:
         if not self.monitor.enabled:
             return None
-        return await self.monitor.look(
+        idle = running_peak_mib is None
+        situation = await self.monitor.look(
             loaded=self._loaded,
             running_need_mib=running_peak_mib,
             pids=self._engine.pids,
             torch_mib=await self._engine.torch_mib(),
-            idle=running_peak_mib is None,
+            idle=idle,
         )
+        if situation is None or not idle or self._loaded != UNKNOWN_MODELS:
+            return situation
+        held, most = situation.engine.held_mib, situation.engine.idle_mib + FREED_SLACK_MIB
+        if held is None or held > most:
+            return situation
+        # As little as after `/free`: nothing is loaded, so it need not be known what.
+        self._loaded = None
+        return replace(situation, loaded=None)
 
     async def free(self) -> None:
         """Ask for the models back and wait until they are, for a few seconds at most.

@@ -5,20 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import sqlalchemy as sa
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col
 
 from app.errors import FieldError, NeverFits, WorkflowUnavailable
 from app.gpu.admission import never
 from app.gpu.estimate import Estimator, Need, ShapeLike, shape_key
-from app.jobs import views
 from app.jobs.states import Status
 from app.jobs.stations import Stations
 from app.jobs.tables import Job
 from app.workflows.fit import nearest_fit
 from app.workflows.values import Resolved
 from app.workflows.workflow import Workflow
-
-_RECENT = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +120,7 @@ class Pricing:
             need_mib=price.need_mib,
             card_mib=price.card_mib,
             fits=[
-                {"overrides": dict(fit.changes), "need_mib": fit.need_mib}
+                {"overrides": workflow.superseding(fit.changes), "need_mib": fit.need_mib}
                 for fit in fits
                 if fit.changes
             ],
@@ -136,24 +133,3 @@ def ahead(session: Session) -> int:
         col(Job.status) == Status.QUEUED, col(Job.priority) >= 0
     )
     return int(session.execute(query).scalar_one())
-
-
-def expected_seconds(session: Session, workflow: Workflow, resolved: Resolved) -> float | None:
-    """Seconds that a run takes: as measured for its shape, else by the pace of other shapes."""
-    measured = views.expected_seconds(session, resolved.shape.key)
-    if measured is not None:
-        return measured
-    rows = session.exec(
-        select(Job.request, Job.gpu_seconds)
-        .where(
-            col(Job.workflow) == workflow.name,
-            col(Job.status) == Status.SUCCEEDED,
-            col(Job.gpu_seconds).is_not(None),
-        )
-        .order_by(col(Job.id).desc())
-        .limit(_RECENT)
-    ).all()
-    paces = sorted(
-        seconds / workflow.rules.work(request) for request, seconds in rows if seconds is not None
-    )
-    return round(paces[len(paces) // 2] * workflow.work(resolved), 1) if paces else None

@@ -18,7 +18,7 @@ class Tracker:
     Attributes:
         shares: Node id to its phase and its share of the whole run.
         now: The clock.
-        expected_seconds: How long a run of this shape takes, if one was measured.
+        expected_seconds: How long such a run takes; None if nothing alike was measured.
         every_seconds: A report with nothing new but the fraction is made at most this often.
     """
 

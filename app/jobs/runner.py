@@ -50,9 +50,9 @@ from app.jobs.follow import (
 from app.jobs.gate import Gate
 from app.jobs.measure import measure
 from app.jobs.outcome import Failed, Lost, NotOurs, Outcome, Stopped, Succeeded, conclude
+from app.jobs.pace import expected_seconds
 from app.jobs.progress import Tracker
 from app.jobs.queue import WAITED_TOO_LONG, FailureNote, Fence, Report, Usage
-from app.jobs.shapes import models_of
 from app.jobs.stager import Stager
 from app.jobs.states import Caps, Loss
 from app.jobs.task import Asked, Task, load_task, prefix_of
@@ -217,8 +217,9 @@ class Runner:
             )
         if self.cancel.is_set() and not task.submitted:
             return Stopped()
-        tracker = Tracker(workflow.shares(graph), self._now, task.expected_seconds)
-        follower = self._follower(task, tracker)
+        expected = await self._db.read(lambda s: expected_seconds(s, workflow, resolved))
+        tracker = Tracker(workflow.shares(graph), self._now, expected)
+        follower = self._follower(task, workflow.models_key, tracker)
         async with follower.listening():
             self._life = follower.sight.lives
             if task.submitted:
@@ -235,11 +236,11 @@ class Runner:
             self._over = asyncio.get_running_loop().time()
         return await self._end(ending, Asked(task, workflow, resolved, graph))
 
-    def _follower(self, task: Task, tracker: Tracker) -> Follower:
+    def _follower(self, task: Task, models: str, tracker: Tracker) -> Follower:
         async def on_start() -> None:
             self._begun = asyncio.get_running_loop().time()
             tracker.started()
-            self._alone = self._gate.started(models_of(task.shape))
+            self._alone = self._gate.started(models)
             sampler = self._gate.sampler()
             if sampler is not None:
                 self._sampler = await self._stack.enter_async_context(sampler)
@@ -431,8 +432,8 @@ class Runner:
 
     async def _learn(self, task: Task, *, oom: bool) -> None:
         sampler = self._sampler
-        if sampler is None or sampler.peak_mib is None or not (self._alone or oom):
-            return
+        if sampler is None or not sampler.peak_mib or not (self._alone or oom):
+            return  # nothing was measured, or somebody else's models along with it
         # With other models in the engine the peak is not the run's own. That it ran out is: what
         # it was admitted for was not enough.
         peak_mib = sampler.peak_mib if self._alone else 0

@@ -15,8 +15,3 @@ def parse_shape(key: str) -> Shape:
     workflow, variant = models.split("/", 1)
     width, height, frames = (int(part) for part in size.split("x"))
     return Shape(workflow, variant, width, height, frames)
-
-
-def models_of(key: str) -> str:
-    """Key of the models that a shape loads: its workflow and variant."""
-    return key.rsplit("/", 1)[0]

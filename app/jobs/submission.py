@@ -34,7 +34,8 @@ from app.errors import (
 from app.gpu.estimate import Estimator
 from app.jobs import queue, views
 from app.jobs.inputs import JobInputs
-from app.jobs.pricing import Pricing, ahead, expected_seconds
+from app.jobs.pace import expected_seconds
+from app.jobs.pricing import Pricing, ahead
 from app.jobs.queue import Idempotency, NewJob, Submitted
 from app.jobs.quota import QueueQuota
 from app.jobs.stations import Stations

@@ -12,7 +12,6 @@ from sqlmodel import Session, col, select
 from app.jobs.queue import Fence
 from app.jobs.stager import SUBFOLDER
 from app.jobs.tables import Attempt, Job
-from app.jobs.views import expected_seconds
 from app.workflows.values import Resolved
 from app.workflows.workflow import Workflow
 
@@ -32,7 +31,6 @@ class Task:
     started_at: datetime | None
     cancel_requested: bool
     graph: Mapping[str, Any] | None
-    expected_seconds: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +70,6 @@ def load_task(session: Session, fence: Fence) -> Task | None:
         started_at=attempt.started_at,
         cancel_requested=job.cancel_requested_at is not None,
         graph=attempt.graph,
-        expected_seconds=expected_seconds(session, job.shape),
     )
 
 

@@ -163,22 +163,6 @@ def queue_state(session: Session) -> QueueState:
     return QueueState(queued, found.get(Status.RUNNING, (0, None))[0], oldest)
 
 
-def expected_seconds(session: Session, shape: str) -> float | None:
-    """Give the median run time of the last twenty jobs of a shape; None if there was none."""
-    seconds = session.exec(
-        select(Job.gpu_seconds)
-        .where(
-            col(Job.shape) == shape,
-            col(Job.status) == Status.SUCCEEDED,
-            col(Job.gpu_seconds).is_not(None),
-        )
-        .order_by(col(Job.id).desc())
-        .limit(20)
-    ).all()
-    known = sorted(value for value in seconds if value is not None)
-    return known[len(known) // 2] if known else None
-
-
 # --- rows to wire ------------------------------------------------------------------------------
 
 

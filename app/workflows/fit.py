@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 from app.errors import InvalidRequest
@@ -25,8 +26,9 @@ def nearest_fit(
 ) -> tuple[Fit, ...]:
     """Settings near a request's that need at most `limit_mib`, at most one of each kind.
 
-    First what the person can change (fewer frames, a smaller size), then what the operator can
-    (low-memory settings, another variant). Empty where nothing helps.
+    First what the person can change (fewer frames, a smaller size; both together where neither is
+    enough), then what the operator can (low-memory settings, another variant). Empty where nothing
+    helps.
 
     Args:
         workflow: The workflow of the request.
@@ -34,14 +36,22 @@ def nearest_fit(
         limit_mib: What the card has for the engine, safety margin taken off.
         estimate: Figure of the formula to the figure that admission uses.
     """
+
+    def fit(changes: dict[str, Scalar]) -> Fit | None:
+        need = _need(workflow, resolved, changes, estimate)
+        if need is None or need > limit_mib:
+            return None
+        return Fit(changes, {}, need, _words(changes, need))
+
     found: dict[str, Fit] = {}
+    ways: dict[str, list[dict[str, Scalar]]] = {}
     for changes in workflow.rules.smaller(resolved.request):
         kind = ",".join(changes)
-        if kind in found:
-            continue
-        need = _need(workflow, resolved, changes, estimate)
-        if need is not None and need <= limit_mib:
-            found[kind] = Fit(changes, {}, need, _words(changes, need))
+        ways.setdefault(kind, []).append(changes)
+        if kind not in found and (one := fit(changes)) is not None:
+            found[kind] = one
+    if not found and len(ways) == 2 and (both := _together(list(ways.values()), fit)) is not None:
+        found["together"] = both
     for kind, options in _operator_changes(workflow):
         if kind in found:
             continue
@@ -54,11 +64,27 @@ def nearest_fit(
     return tuple(found.values())
 
 
+def _together(
+    ways: Sequence[Sequence[dict[str, Scalar]]], fit: Callable[[dict[str, Scalar]], Fit | None]
+) -> Fit | None:
+    """The fewest steps along two ways that fit, counted along each as a share of its length."""
+    fine, coarse = ways
+    best: tuple[float, Fit] | None = None
+    for far, step in enumerate(coarse):
+        # More steps never need more memory, so the first that is enough is found by halves.
+        near = bisect_left(fine, True, key=lambda one, step=step: fit(one | step) is not None)  # type: ignore[misc]
+        found = fit(fine[near] | step) if near < len(fine) else None
+        distance = near / len(fine) + far / len(coarse)
+        if found is not None and (best is None or distance < best[0]):
+            best = distance, found
+    return None if best is None else best[1]
+
+
 def _need(
     workflow: Workflow, resolved: Resolved, changes: dict[str, Scalar], estimate: Estimate
 ) -> int | None:
     try:
-        smaller = workflow.resolve({**resolved.request, **changes}, {}, seed=0)
+        smaller = workflow.resolve(workflow.merge(resolved.request, changes), {}, seed=0)
     except InvalidRequest:
         return None
     return estimate(smaller.shape, workflow.estimate_mib(smaller))
@@ -88,8 +114,8 @@ def _operator_changes(workflow: Workflow) -> Iterator[tuple[str, dict[str, Scala
 
 
 def _words(changes: dict[str, Scalar], need_mib: int) -> str:
-    if set(changes) == {"width", "height"}:
-        what = f"{changes['width']} x {changes['height']}"
-    else:
-        what = ", ".join(f"{name} {value}" for name, value in changes.items())
-    return f"{what} (needs {need_mib:,} MiB)"
+    size = {"width", "height"} & set(changes)
+    words = [f"{name} {value}" for name, value in changes.items() if name not in size]
+    if len(size) == 2:
+        words.append(f"{changes['width']} x {changes['height']}")
+    return f"{', '.join(words)} (needs {need_mib:,} MiB)"

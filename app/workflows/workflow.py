@@ -68,6 +68,11 @@ class Workflow:
         return tuple(model for model in self.manifest.models if holds(model.needed, options))
 
     @property
+    def models_key(self) -> str:
+        """What its jobs load, whatever they ask for, as one text; empty where it has no models."""
+        return f"{self.name}/{self.variant or 'default'}" if self.manifest.models else ""
+
+    @property
     def all_models(self) -> tuple[ModelFile, ...]:
         """The model files of every variant."""
         return self.manifest.models
@@ -128,6 +133,15 @@ class Workflow:
         height, a mode that of steps, cfg, shift and scheduler. Null goes back to the default.
         """
         return self.rules.merge(request, overrides)
+
+    def superseding(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Changes with null for the fields that they supersede.
+
+        So they can be put over a request as it was sent, where such a field beside them is refused.
+        """
+        fields = self.manifest.fields
+        cleared = {other: None for name in changes for other in fields[name].supersedes}
+        return {**cleared, **changes}
 
     def resolve(
         self, request: Mapping[str, Any], media: Mapping[str, MediaFacts], *, seed: int

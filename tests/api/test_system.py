@@ -189,3 +189,18 @@ async def test_an_estimate_learns_how_long_such_jobs_take(world: World) -> None:
 
     assert await seconds(9) == 1.5, "as that job took"
     assert await seconds(18) == pytest.approx(3.0), "twice the work"
+    answer = await world.http.post(
+        "/v1/workflows/steadydancer/estimate", json={"request": {"prompt": "x"}}
+    )
+    assert answer.json()["expected_seconds"] is None, "another workflow has another pace"
+
+
+async def test_the_same_shape_with_twice_the_steps_takes_twice_as_long(world: World) -> None:
+    asked = {"prompt": "x", "frames": 29, "preset": "480p"}
+    job = await world.job(workflow="steadydancer", request=asked)
+    await world.succeed(job["id"])
+    for steps, expected in ((4, 1.5), (8, 3.0)):
+        answer = await world.http.post(
+            "/v1/workflows/steadydancer/estimate", json={"request": {**asked, "steps": steps}}
+        )
+        assert answer.json()["expected_seconds"] == expected

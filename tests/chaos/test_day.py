@@ -322,3 +322,29 @@ async def test_the_first_run_after_a_start_that_runs_out_of_memory_raises_the_fi
         need = gateway.stations[0].gate.need(job.shape, job.formula_mib)
     assert need.ran_out
     assert need.mib == SMALL * 115 // 100
+
+
+async def test_a_shape_is_learned_though_the_card_has_room_for_everything(
+    engine: Engine, tmp_path: Path
+) -> None:
+    """Memory is never short, so nothing but the wish to learn asks for other models back."""
+    card = SimulatedCard(total_mib=CARD_MIB)
+    card.hold(ENGINE_PID, ENGINE_MIB)
+    gateway = make(tmp_path / "gateway", engine, card)
+    gate, dispatcher = gateway.stations[0].gate, gateway.stations[0].dispatcher
+    async with gateway.running():
+        uploads = await uploaded(gateway)
+        job = new_job(uploads, SMALL, 1)
+        await gateway.db.write(lambda s: queue.submit(s, job, now=gateway.now()))
+        dispatcher.wake()
+
+        async def succeeded() -> bool:
+            return [one[0] for one in (await gateway.db.read(rows)).values()] == ["succeeded"]
+
+        await eventually(succeeded)
+        assert gate.need(job.shape, SMALL).learned, "an engine that holds nothing has no models"
+        assert gate.started("a")
+        for models, measured in (("b", False), ("c", True)):
+            new = Candidate("1", SMALL, models, measured=measured)
+            assert (await gate.choose([new], running_peak_mib=None)).job_id == "1"
+            assert gate.started(models) is not measured, "alone exactly if it was never measured"

@@ -100,6 +100,28 @@ def test_offers_name_frames_size_and_low_memory(dancer: Workflow) -> None:
     assert not found[2].changes
 
 
+def test_where_neither_is_enough_both_are_offered_together(dancer: Workflow) -> None:
+    asked = resolve(dancer, preset="720p")
+    limit = 7_700  # the text encoder, which no request can make smaller, needs 7,620
+    first, *operator = nearest_fit(dancer, asked, limit)
+    assert {"frames", "width", "height"} == set(first.changes)
+    assert first.need_mib <= limit
+    assert all(fit.options for fit in operator)
+    for alone in ({"frames": 5}, {"width": 256, "height": 448}):
+        smaller = dancer.resolve(dancer.merge(asked.request, alone), {}, seed=1)
+        assert dancer.estimate_mib(smaller) > limit
+
+
+def test_what_is_offered_can_be_put_over_the_request_as_it_was_sent(dancer: Workflow) -> None:
+    sent = {"prompt": "x", "preset": "720p", "orientation": "landscape", "duration_seconds": 5.0}
+    asked = dancer.resolve(sent, {}, seed=1)
+    found = [fit for fit in nearest_fit(dancer, asked, 15_500) if fit.changes]
+    assert len(found) == 2
+    for fit in found:
+        again = dancer.resolve({**sent, **dancer.superseding(fit.changes)}, {}, seed=1)
+        assert dancer.estimate_mib(again) == fit.need_mib
+
+
 def test_a_learned_figure_takes_the_place_of_the_formula(dancer: Workflow) -> None:
     def learned(shape: Shape, formula_mib: int) -> int:
         return 99_999 if shape.frames > 9 else formula_mib

@@ -67,6 +67,7 @@ export function EstimatePanel({ estimate, onApply }) {
         html`<p><button type="button" class="button" onClick=${() => onApply(one.overrides)}>Use ${Object.entries(
           one.overrides,
         )
+          .filter(([, text]) => text !== null)
           .map(([name, text]) => `${name} ${text}`)
           .join(", ")}</button> <span class="quiet">needs ${gib(one.need_mib)}</span></p>`,
     )}
