@@ -20,7 +20,7 @@ from app.api.services import Services
 from app.gpu import estimate
 from app.gpu.monitor import GpuMonitor
 from app.jobs import views
-from app.jobs.janitor import Retention, kept_bytes
+from app.jobs.janitor import Kept, Retention, kept_bytes
 from app.jobs.pricing import Station
 from app.jobs.tables import Job
 
@@ -95,14 +95,14 @@ async def system(services: Services, caller: Caller) -> wire.System:
     running = [job for station in services.stations for job in station.dispatcher.in_engine]
     owner = seen_owner(caller)
 
-    def look(session: Session) -> tuple[views.QueueState, int, set[str]]:
+    def look(session: Session) -> tuple[views.QueueState, Kept, set[str]]:
         query = sa.select(col(Job.id)).where(col(Job.id).in_(running))
         if owner is not None:
             query = query.where(col(Job.owner) == owner)
         seen = set(session.execute(query).scalars())
         return views.queue_state(session), kept_bytes(session), seen
 
-    queue, media_bytes, seen = await services.db.read(look)
+    queue, media, seen = await services.db.read(look)
     now = services.now()
     oldest = queue.oldest_queued_at
     stations = services.stations
@@ -118,7 +118,8 @@ async def system(services: Services, caller: Caller) -> wire.System:
         ),
         store=wire.StoreView(
             database_bytes=database_bytes(services.db.path),
-            media_bytes=media_bytes,
+            media_bytes=media.total,
+            object_bytes=media.in_objects,
             free_disk_bytes=services.free_bytes(),
             journal_mode=services.db.journal_mode,
         ),
