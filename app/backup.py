@@ -46,6 +46,28 @@ def backup(source: Path, target: Path) -> int:
     return target.stat().st_size
 
 
+def outside(path: Path) -> tuple[int, int]:
+    """Count the media files that a database only names, because they lie in object storage.
+
+    Returns:
+        How many there are, and their bytes.
+
+    Raises:
+        StoreUnavailable: The database cannot be read.
+    """
+    try:
+        with _opened(path, "ro") as database:
+            columns = {row[1] for row in database.execute("PRAGMA table_info(blob)")}
+            if "object_key" not in columns:
+                return 0, 0  # of a version that knew no object storage
+            found = database.execute(
+                "SELECT count(*), coalesce(sum(bytes), 0) FROM blob WHERE object_key IS NOT NULL"
+            ).fetchone()
+    except sqlite3.Error as error:
+        raise StoreUnavailable(f"The database {path} is damaged: {error}.") from error
+    return int(found[0]), int(found[1])
+
+
 def restore(copy: Path, target: Path) -> None:
     """Put a backup in the place of the database. The gateway must not run.
 

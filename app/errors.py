@@ -181,7 +181,7 @@ class StorageFull(GatewayError):
 
 
 class StoreUnavailable(GatewayError):
-    """The database cannot be used now."""
+    """The database or the object storage cannot be used now."""
 
     code = "store-unavailable"
     title = "The store is not available"

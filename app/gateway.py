@@ -68,6 +68,7 @@ from app.workflows.registry import load_workflows
 
 if TYPE_CHECKING:
     from app.fleet.member import Member
+    from app.media.objects import ObjectStorage
 
 log = structlog.get_logger(__name__)
 
@@ -128,7 +129,13 @@ class Gateway:
             settings.workflows_dir, overrides=settings.workflow_overrides
         )
         self.sandbox = Sandbox(limits=_media_limits(settings))
-        self.store = BlobStore(self.db, now=now)
+        self.objects = media_storage(settings)
+        self.store = BlobStore(
+            self.db,
+            now=now,
+            objects=self.objects,
+            new_in_objects=settings.media_new == "objects",
+        )
         self.preparer = Preparer(
             db=self.db, store=self.store, sandbox=self.sandbox, spool=self.spool, now=now
         )
@@ -346,6 +353,8 @@ class Gateway:
             version=VERSION,
             now=self.now,
             cors_origins=settings.cors_origins,
+            redirect_media=settings.media_delivery == "redirect",
+            media_origin=None if self.objects is None else self.objects.origin,
             public_url=settings.public_url,
         )
 
@@ -533,6 +542,30 @@ def _member(settings: Settings, db: Database, *, worker: bool) -> Member | None:
         name=settings.worker_name or socket.gethostname(),
         version=VERSION,
         lease=timedelta(seconds=settings.worker_lease_seconds),
+    )
+
+
+def media_storage(settings: Settings) -> ObjectStorage | None:
+    """The object storage that the settings name; where they name none, nothing is imported.
+
+    Raises:
+        Misconfigured: It cannot be used like this.
+    """
+    if settings.media_url is None:
+        return None
+    try:
+        from app.media.objects import ObjectStorage  # noqa: PLC0415 - an optional extra
+    except ImportError as error:
+        raise Misconfigured(
+            "GATEWAY_MEDIA_URL needs the extra `objects`: pip install steadydancer-gateway[objects]"
+        ) from error
+    secret = settings.media_secret_access_key
+    return ObjectStorage(
+        settings.media_url,
+        endpoint=settings.media_endpoint,
+        region=settings.media_region,
+        access_key_id=settings.media_access_key_id,
+        secret_access_key=None if secret is None else secret.get_secret_value(),
     )
 
 

@@ -9,7 +9,7 @@ import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -36,6 +36,19 @@ class Settings(BaseSettings):
     public_url: str | None = Field(None, description="Base of absolute links in webhooks.")
     data_dir: Path = Field(Path("data"), description="Database, spool files and logs live here.")
     database_url: str | None = Field(None, description="Default: SQLite in the data directory.")
+    media_url: str | None = Field(
+        None, description="s3://BUCKET/PREFIX for media; default: in the database."
+    )
+    media_endpoint: str | None = Field(None, description="URL of a storage not Amazon's.")
+    media_region: str | None = Field(None, description="Region of the bucket.")
+    media_access_key_id: str | None = Field(None, description="Name of the credential.")
+    media_secret_access_key: SecretStr | None = Field(None, description="The credential.")
+    media_delivery: Literal["proxy", "redirect"] = Field(
+        "proxy", description="Whether objects go through the gateway or by links that end."
+    )
+    media_new: Literal["objects", "database"] = Field(
+        "objects", description="Where new media go when media_url is set."
+    )
     workflows_dir: Path = Field(_ROOT / "workflows", description="One folder for each workflow.")
     migrations_dir: Path = Field(_ROOT / "migrations", description="Alembic's folder.")
     log_format: Literal["auto", "json", "console"] = Field("auto", description="How to log.")

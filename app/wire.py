@@ -383,6 +383,7 @@ class StoreView(Frozen):
 
     database_bytes: int
     media_bytes: int
+    object_bytes: int = 0
     free_disk_bytes: int
     journal_mode: str
 

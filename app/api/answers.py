@@ -71,6 +71,11 @@ def binary(*media_types: str) -> dict[int | str, dict[str, Any]]:
             "content": dict(files),
         },
         304: {"description": "The caller has it already, as its If-None-Match says."},
+        307: {
+            "description": "The file, or the range of it, is at `Location` for a quarter of an "
+            "hour. Only where the operator chose so for media in object storage.",
+            "headers": {"Location": {"schema": {"type": "string", "format": "uri"}}},
+        },
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mimetypes
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,14 @@ from app.api.doorman import Doorman
 from app.api.middleware import BodyGuard, LastCatch, SecurityHeaders
 from app.api.services import Services
 from app.api.submissions import form_bytes
+from app.errors import StoreUnavailable
 from app.telemetry import RequestTelemetry
 
 _PAGE_POLICY = (
-    "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; "
+    "default-src 'self'; img-src 'self' data: blob:{media}; media-src 'self' blob:{media}; "
     "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
+"""`{media}`: where redirects to object storage lead, with a blank before it; or nothing."""
 
 _CORS_ASKED = (
     *("Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "If-Range"),
@@ -88,7 +90,7 @@ def make_api(services: Services, *, lifespan: Lifespan | None = None) -> FastAPI
         health,
     ):
         app.include_router(room.router)
-    _add_dashboard(app, services.dashboard)
+    _add_dashboard(app, services)
     _add_openapi(app)
     _add_reference(app, services)
     # The last one added is the first one that a request meets.
@@ -165,8 +167,9 @@ def _add_reference(app: FastAPI, services: Services) -> None:
     app.add_api_route("/docs", serve, methods=["GET", "HEAD"], include_in_schema=False)
 
 
-def _add_dashboard(app: FastAPI, folder: Path | None) -> None:
+def _add_dashboard(app: FastAPI, services: Services) -> None:
     """Serve the dashboard's files, each under its own path: no path of a caller names a file."""
+    folder = services.dashboard
     if folder is None or not folder.is_dir():
         return
     for file in sorted(folder.rglob("*")):
@@ -175,17 +178,22 @@ def _add_dashboard(app: FastAPI, folder: Path | None) -> None:
         path = f"/{file.relative_to(folder).as_posix()}"
         app.add_api_route(
             "/" if path == "/index.html" else path,
-            _page(file),
+            _page(file, services),
             methods=["GET", "HEAD"],
             include_in_schema=False,
         )
 
 
-def _page(file: Path) -> Callable[[], Any]:
+def _page(file: Path, services: Services) -> Callable[[], Any]:
     kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
 
     async def serve() -> Response:
-        headers = {"Content-Security-Policy": _PAGE_POLICY, "Cache-Control": "no-cache"}
+        media = ""
+        if services.redirect_media and services.media_origin is not None:
+            with suppress(StoreUnavailable):  # the page without its videos says more than nothing
+                media = f" {await services.media_origin()}"
+        policy = _PAGE_POLICY.format(media=media)
+        headers = {"Content-Security-Policy": policy, "Cache-Control": "no-cache"}
         return FileResponse(file, headers=headers, media_type=kind)
 
     return serve

@@ -129,9 +129,10 @@ async def _stored(
     suffix = _SUFFIX.get(artifact.media_type, "")
     stem = title or job_id
     filename = f"{stem}{suffix}" if name == "video" else f"{stem}-{name}{suffix}"
-    return stored_answer(
+    return await stored_answer(
         request,
         services.store,
+        redirect=services.redirect_media and not download,
         blob_id=artifact.blob_id,
         size=blob.bytes,
         sha256=blob.sha256,

@@ -18,7 +18,7 @@ from app.api.services import Services
 from app.api.system import database_bytes
 from app.errors import FAILURES, Forbidden, NotFound, StorageFull, StoreUnavailable, Unauthorized
 from app.jobs import views
-from app.jobs.janitor import kept_bytes
+from app.jobs.janitor import Kept, kept_bytes
 from app.jobs.states import Status
 from app.jobs.tables import Job
 from app.wire import Check
@@ -72,6 +72,7 @@ async def readiness(services: Services) -> tuple[Check, ...]:
     draining = any(engine.draining for engine in engines)
     return (
         await _store(services),
+        *await _objects(services),
         Check(
             name="engine",
             ok=bool(up),
@@ -106,6 +107,16 @@ async def _store(services: Services) -> Check:
     return Check(name="store", ok=True, detail=f"writable, journal {services.db.journal_mode}")
 
 
+async def _objects(services: Services) -> tuple[Check, ...]:
+    if not services.store.uses_objects:
+        return ()
+    try:
+        await services.store.check()
+    except StoreUnavailable as error:
+        return (Check(name="objects", ok=False, detail=error.detail),)
+    return (Check(name="objects", ok=True, detail="reachable"),)
+
+
 @router.get(
     "/metrics",
     operation_id="get_metrics",
@@ -129,7 +140,7 @@ async def _gather(services: Services) -> None:
 
     def look(
         session: Session,
-    ) -> tuple[dict[str, int], dict[str, int], views.QueueState, int]:
+    ) -> tuple[dict[str, int], dict[str, int], views.QueueState, Kept]:
         by_status = sa.select(col(Job.status), sa.func.count()).group_by(col(Job.status))
         queued = (
             sa.select(col(Job.phase), sa.func.count())
@@ -151,7 +162,8 @@ async def _gather(services: Services) -> None:
     oldest = queue.oldest_queued_at
     age = (services.now() - oldest).total_seconds() if oldest is not None else 0.0
     metrics.queue_age.set(age)
-    metrics.store_bytes.labels("media").set(media)
+    metrics.store_bytes.labels("media").set(media.total)
+    metrics.store_bytes.labels("objects").set(media.in_objects)
     metrics.store_bytes.labels("database").set(database_bytes(services.db.path))
     metrics.store_bytes.labels("free_disk").set(services.free_bytes())
     for engine in services.stations.look():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -70,6 +70,8 @@ class Services:
         version: The gateway's version.
         now: The time, UTC.
         cors_origins: Origins whose pages may call from a browser.
+        redirect_media: Whether media in object storage are fetched there, by links that end.
+        media_origin: Gives the origin of such links, for the dashboard's policy; None without.
         public_url: Base URL under which people reach the gateway, if known; with https the
             session cookie is sent over TLS only.
         dashboard: Folder of the dashboard's files; None or absent serves none.
@@ -95,5 +97,7 @@ class Services:
     version: str
     now: Callable[[], datetime]
     cors_origins: Sequence[str] = ()
+    redirect_media: bool = False
+    media_origin: Callable[[], Awaitable[str]] | None = None
     public_url: str | None = None
     dashboard: Path | None = DASHBOARD

@@ -1,4 +1,7 @@
-"""Stored bytes as an answer: whole or one range, conditional, in bounded memory."""
+"""Stored bytes as an answer: whole or one range, conditional, in bounded memory.
+
+Or a redirect to where object storage gives them itself.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +23,11 @@ FOREVER = "private, max-age=86400, immutable"
 """For content that never changes under its path."""
 
 
-def stored_answer(
+async def stored_answer(
     request: Request,
     store: BlobStore,
     *,
+    redirect: bool,
     blob_id: int,
     size: int,
     sha256: str | None,
@@ -35,11 +39,17 @@ def stored_answer(
     Args:
         request: Its `Range`, `If-Range` and `If-None-Match` count.
         store: Where the bytes are.
+        redirect: Whether a GET may be sent on to object storage. Not where If-Range ties the range
+            to our ETag, which the storage does not know: that is answered here.
         blob_id: Which blob.
         size: Its length in bytes.
         sha256: Its hash, which makes the strong ETag.
         media_type: What it is.
         disposition: The Content-Disposition.
+
+    Raises:
+        NotFound: The blob is gone.
+        StoreUnavailable: The object storage cannot be reached.
     """
     headers = {"Cache-Control": FOREVER, "Content-Disposition": disposition}
     span = _answered(request, size, f'"{sha256}"', headers)
@@ -47,13 +57,23 @@ def stored_answer(
         return span
     if request.method == "HEAD":
         return Response(headers=headers, media_type=media_type)
+    if redirect and "if-range" not in request.headers:
+        link = await store.link(blob_id)
+        if link is not None:
+            return Response(
+                status_code=307, headers={"Location": link, "Cache-Control": "no-store"}
+            )
+    pieces = store.read(blob_id, span.start, span.stop)
+    # Before the head is sent: what cannot be read at all is a problem, not a body cut off.
+    first = await anext(pieces, b"")
+    return StreamingResponse(_all(first, pieces), _status(headers), headers, media_type)
 
-    async def pieces() -> AsyncGenerator[bytes]:
-        async with aclosing(store.read(blob_id, span.start, span.stop)) as found:
-            async for piece in found:
-                yield piece
 
-    return StreamingResponse(pieces(), _status(headers), headers, media_type)
+async def _all(first: bytes, rest: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    async with aclosing(rest):
+        yield first
+        async for piece in rest:
+            yield piece
 
 
 def document_answer(request: Request, document: Mapping[str, Any], *, disposition: str) -> Response:

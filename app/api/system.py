@@ -20,7 +20,7 @@ from app.api.services import Services
 from app.gpu import estimate
 from app.gpu.monitor import Picture
 from app.jobs import views
-from app.jobs.janitor import Retention, kept_bytes
+from app.jobs.janitor import Kept, Retention, kept_bytes
 from app.jobs.stations import EngineState
 from app.jobs.tables import Job
 
@@ -94,14 +94,14 @@ async def system(services: Services, caller: Caller) -> wire.System:
     running = [job for engine in engines for job in engine.jobs]
     owner = seen_owner(caller)
 
-    def look(session: Session) -> tuple[views.QueueState, int, set[str]]:
+    def look(session: Session) -> tuple[views.QueueState, Kept, set[str]]:
         query = sa.select(col(Job.id)).where(col(Job.id).in_(running))
         if owner is not None:
             query = query.where(col(Job.owner) == owner)
         seen = set(session.execute(query).scalars())
         return views.queue_state(session), kept_bytes(session), seen
 
-    queue, media_bytes, seen = await services.db.read(look)
+    queue, media, seen = await services.db.read(look)
     now = services.now()
     oldest = queue.oldest_queued_at
     return wire.System(
@@ -116,7 +116,8 @@ async def system(services: Services, caller: Caller) -> wire.System:
         ),
         store=wire.StoreView(
             database_bytes=database_bytes(services.db.path),
-            media_bytes=media_bytes,
+            media_bytes=media.total,
+            object_bytes=media.in_objects,
             free_disk_bytes=services.free_bytes(),
             journal_mode=services.db.journal_mode,
         ),

@@ -155,9 +155,10 @@ async def get_upload_content(
     accepted = await services.intake.get(
         upload_id, owner=caller.id, any_owner=caller.has(Scope.ADMIN)
     )
-    return stored_answer(
+    return await stored_answer(
         request,
         services.store,
+        redirect=services.redirect_media,
         blob_id=accepted.blob_id,
         size=accepted.view.bytes,
         sha256=accepted.view.sha256,

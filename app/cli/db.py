@@ -7,19 +7,27 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from app.cli import media
 from app.cli.output import ExitCode, Stop, note, say
+from app.cli.output import size as human
 from app.cli.serving import read_settings
 from app.cli.store import sqlite_file
 
 if TYPE_CHECKING:
     from app.settings import Settings
 
-app = typer.Typer(no_args_is_help=True, help="The database: backup, restore, check, upgrade.")
+app = typer.Typer(
+    no_args_is_help=True, help="The database: backup, restore, check, upgrade, and its media."
+)
+app.add_typer(media.app)
 
 
 @app.command()
 def backup(file: Annotated[Path, typer.Argument(dir_okay=False, help="File to write.")]) -> None:
-    """Copy the store, videos included, while the gateway runs; the copy is checked."""
+    """Copy the store, videos included, while the gateway runs; the copy is checked.
+
+    Media in object storage are not copied; it says how many there are.
+    """
     from app import backup as copies
 
     source = sqlite_file(read_settings())
@@ -28,6 +36,12 @@ def backup(file: Annotated[Path, typer.Argument(dir_okay=False, help="File to wr
         raise Stop(f"There is no folder {file.parent}.")
     size = copies.backup(source, file)
     say(f"{file}: {size:,} bytes, checked.")
+    files, outside = copies.outside(file)
+    if files:
+        note(
+            f"Not in it: {files:,} media files ({human(outside)}) in object storage. The copy is "
+            "of use only together with the bucket as it is now."
+        )
 
 
 @app.command()

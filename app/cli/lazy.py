@@ -32,7 +32,7 @@ class RootGroup(TyperGroup):
 
     lazy: ClassVar[Mapping[str, tuple[str, str]]] = {
         "models": ("app.cli.models", "The model files that the workflows need."),
-        "db": ("app.cli.db", "The database: backup, restore, check, upgrade."),
+        "db": ("app.cli.db", "The database: backup, restore, check, upgrade, and its media."),
         "vram": ("app.cli.vram", "Memory needs that were learned from finished runs."),
     }
     """Name to module and help."""

@@ -244,8 +244,9 @@ def _system(system: wire.System) -> Iterable[RenderableType]:
     counts = f"{queue.running} running · {queue.queued} queued{age}"
     yield Text(f"steadydancer {system.version} · {counts}{brake}")
     store = system.store
+    outside = f" ({size(store.object_bytes)} in object storage)" if store.object_bytes else ""
     yield Text(
-        f"store {size(store.database_bytes)}, media {size(store.media_bytes)}, "
+        f"store {size(store.database_bytes)}, media {size(store.media_bytes)}{outside}, "
         f"{size(store.free_disk_bytes)} free on the disk",
         style="dim",
     )

@@ -50,6 +50,9 @@ def request_of(call: Call) -> Generator[dict[str, Any]]:
         "url": call.path,
         "headers": dict(call.headers),
         "timeout": httpx.Timeout(call.seconds, connect=_CONNECT_SECONDS),
+        # Files may lie in object storage, which gets the range but never the key: httpx sends
+        # Authorization on only to the same origin.
+        "follow_redirects": call.sink is not None,
     }
     if call.params:
         arguments["params"] = list(call.params)

@@ -57,6 +57,7 @@ class Collector:
             OutputUnusable: The video is missing, does not decode, or is not what was asked for.
             EngineError: ComfyUI does not answer.
             StorageFull: No room for it.
+            StoreUnavailable: The object storage cannot be reached.
         """
         found: dict[str, OutputFile] = {}
         for name, node_id in workflow.outputs(graph).items():
@@ -135,7 +136,7 @@ class Collector:
                 sandbox=self._sandbox,
                 spool=self._spool,
             ) as finished:
-                blob = await self._store.put_file(finished.video)
+                blob = await self._store.put_file(finished.video, media_type="video/mp4")
                 facts = finished.facts
                 made = [
                     NewArtifact(
@@ -150,7 +151,7 @@ class Collector:
                     )
                 ]
                 if name == VIDEO:
-                    poster = await self._store.put_file(finished.poster)
+                    poster = await self._store.put_file(finished.poster, media_type="image/jpeg")
                     made.append(
                         NewArtifact(
                             "poster",

@@ -80,7 +80,20 @@ def oldest_finished(session: Session, *, before: datetime | None) -> Sequence[st
     return session.exec(query.order_by(col(Job.finished_at)).limit(_AT_ONCE)).all()
 
 
-def kept_bytes(session: Session) -> int:
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Bytes of the media that something refers to.
+
+    Attributes:
+        total: All of them.
+        in_objects: Those of them that lie in object storage.
+    """
+
+    total: int
+    in_objects: int
+
+
+def kept_bytes(session: Session) -> Kept:
     """Give the bytes of all media that something refers to."""
     needed = [
         sa.exists().where(column == col(Blob.id))
@@ -90,8 +103,13 @@ def kept_bytes(session: Session) -> int:
             col(PreparedMedia.blob_id),
         )
     ]
-    total = sa.select(sa.func.coalesce(sa.func.sum(col(Blob.bytes)), 0)).where(sa.or_(*needed))
-    return int(session.execute(total).scalar_one())
+    is_object = col(Blob.object_key).is_not(None)
+    sums = sa.select(
+        sa.func.coalesce(sa.func.sum(col(Blob.bytes)), 0),
+        sa.func.coalesce(sa.func.sum(sa.case((is_object, col(Blob.bytes)), else_=0)), 0),
+    ).where(sa.or_(*needed))
+    total, in_objects = session.execute(sums).one()
+    return Kept(int(total), int(in_objects))
 
 
 def open_attempts(session: Session) -> set[str]:
@@ -224,9 +242,14 @@ class Janitor:
         """
         free_before = -1
         while True:
-            too_many = await self._db.read(kept_bytes) > self._retention.keep_bytes
+            kept = await self._db.read(kept_bytes)
+            too_many = kept.total > self._retention.keep_bytes
             free = await self._free()
-            if not too_many and (free >= self._retention.min_free_bytes or free <= free_before):
+            if not too_many and (
+                free >= self._retention.min_free_bytes
+                or free <= free_before
+                or 0 < kept.total == kept.in_objects  # nothing of them lies on this disk
+            ):
                 return
             free_before = free
             if not await self._delete_oldest(before=None):

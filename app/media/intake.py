@@ -164,7 +164,7 @@ class Intake:
             else:
                 facts = known
                 _must_be(facts, expect)
-            blob = await self._store.put_file(path, sha256=sha256)
+            blob = await self._store.put_file(path, sha256=sha256, media_type=facts.media_type)
         finally:
             await unlink(path)
         label = _label(filename)

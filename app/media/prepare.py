@@ -129,7 +129,7 @@ class Preparer:
         try:
             async with self._store.materialize(blob_id, self._spool) as source:
                 facts = await self._make(source, target, plan)
-            blob = await self._store.put_file(target)
+            blob = await self._store.put_file(target, media_type=facts.media_type)
         finally:
             await unlink(target)
         with suppress(IntegrityError):  # made by another job meanwhile, or the source was swept

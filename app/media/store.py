@@ -1,9 +1,10 @@
-"""Bytes in the database: any size written, and any range read, in bounded memory.
+"""Bytes in the store: any size written, and any range read, in bounded memory.
 
-A blob is written in chunks, each in a small transaction of its own, and becomes visible by the
-last one, which is durable and gives it its hash. A blob that no row refers to is garbage once it
-has not been touched for a grace, which must be longer than anybody takes from storing bytes to
-referring to them.
+The bytes of a blob lie in the database in chunks, or are an object in object storage. In the
+database each chunk is written in a small transaction of its own, and the blob becomes visible by
+the last one, which is durable and gives it its hash. An object is written first, then the blob
+that names it. A blob that no row refers to is garbage once it has not been touched for a grace,
+which must be longer than anybody takes from storing bytes to referring to them.
 """
 
 from __future__ import annotations
@@ -15,23 +16,27 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
-from sqlmodel import Session, col, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import Session, col, delete, select, update
 from uuid_utils import uuid7
 
 from app.database import Database
 from app.errors import NotFound, StorageFull, StoreUnavailable
+from app.media import chunks, loose
+from app.media.chunks import CHUNK_BYTES, too_slow
 from app.media.files import read_file, storing, unlink
-from app.media.tables import Artifact, Blob, Chunk, PreparedMedia, Upload
+from app.media.loose import LooseObjects
+from app.media.tables import Artifact, Blob, PreparedMedia, Upload
 
-CHUNK_BYTES = 1 << 20
-"""A transaction costs about 0.7 ms whatever its size. Measured on two cores with pages of 4 KiB:
-chunks of 64 KiB are read at 100 MB/s, 256 KiB at 350, 512 KiB at 650, 1 MiB at 950, and written at
-40, 85, 120 and 150; a kilobyte from anywhere takes 1.3 ms with any. A reader holds two chunks."""
+if TYPE_CHECKING:
+    from app.media.objects import ObjectStorage
 
-_SWEPT_AT_ONCE = 16
-"""Chunks deleted in one transaction: 16 MiB, some ten milliseconds of the one writer."""
+_PIECE_BYTES = 2 << 20
+"""Read from object storage in one request; a reader holds two. Each request is short, so that a
+slow reader keeps no connection, and a moved file is read on from where it is now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,47 +47,92 @@ class StoredBlob:
         id: What rows refer to.
         sha256: Lowercase hex digest of the content.
         size: Length in bytes.
-        chunk_bytes: Length of every chunk but the last.
+        chunk_bytes: Length of every chunk but the last, where they lie in the database.
+        object_key: The object that they are; None where they lie in the database.
     """
 
     id: int
     sha256: str
     size: int
     chunk_bytes: int
+    object_key: str | None = None
 
 
 class BlobStore:
     """The bytes of uploads and artifacts, addressed by SHA-256, each content stored once."""
 
     def __init__(
-        self, db: Database, *, now: Callable[[], datetime], chunk_bytes: int = CHUNK_BYTES
+        self,
+        db: Database,
+        *,
+        now: Callable[[], datetime],
+        objects: ObjectStorage | None = None,
+        new_in_objects: bool = True,
+        chunk_bytes: int = CHUNK_BYTES,
+        piece_bytes: int = _PIECE_BYTES,
     ) -> None:
+        """Make the store.
+
+        Args:
+            db: Where the blobs are.
+            now: The time.
+            objects: Object storage, where there is one.
+            new_in_objects: Whether it gets what is new; else it is only read.
+            chunk_bytes: Size of chunks in the database.
+            piece_bytes: How much is read from object storage at once.
+        """
         self._db = db
         self._now = now
+        self._objects = objects
+        self._loose = None if objects is None else LooseObjects(db, objects, now)
+        self._new_in_objects = new_in_objects
         self._chunk_bytes = chunk_bytes
+        self._piece_bytes = piece_bytes
 
-    async def put(self, pieces: AsyncIterable[bytes]) -> StoredBlob:
-        """Store what `pieces` gives, in bounded memory: at most two chunks of it.
+    async def put(
+        self,
+        pieces: AsyncIterable[bytes],
+        *,
+        sha256: str | None = None,
+        media_type: str | None = None,
+    ) -> StoredBlob:
+        """Store what `pieces` gives, in bounded memory: two chunks, or three parts of an object.
 
         The blob is touched now; refer to it before the sweep's grace is over.
 
+        Args:
+            pieces: The bytes.
+            sha256: Their hash where it is known: a part of the object's key.
+            media_type: What object storage shall call them.
+
         Raises:
             StorageFull: The disk is full; what was written is given back.
-            StoreUnavailable: The bytes came so slowly that the sweep took the unfinished blob.
+            StoreUnavailable: The bytes came so slowly that the sweep took the unfinished blob, or
+                the object storage cannot be reached.
         """
-        async with aclosing(_in_chunks(pieces, self._chunk_bytes)) as chunks:
-            first, is_last = await anext(chunks)
+        if self._loose is not None and self._new_in_objects:
+            return await self._as_object(self._loose, pieces, sha256, media_type)
+        async with aclosing(chunks.in_chunks(pieces, self._chunk_bytes)) as found:
+            first, is_last = await anext(found)
             if is_last:
-                return await self._db.write(lambda session: self._at_once(session, first))
-            return await self._one_by_one(first, chunks)
+                return await self._settle(lambda session: self._at_once(session, first))
+            return await self._one_by_one(first, found)
 
-    async def put_file(self, path: Path, *, sha256: str | None = None) -> StoredBlob:
-        """Store a file's content. With its hash given, what is there already is not written."""
+    async def put_file(
+        self, path: Path, *, sha256: str | None = None, media_type: str | None = None
+    ) -> StoredBlob:
+        """Store a file's content. What is known to be there already is not written.
+
+        In the database that is known where the hash is given; before a file is sent to object
+        storage, its hash is taken.
+        """
+        if sha256 is None and self._loose is not None and self._new_in_objects:
+            sha256 = await _hash_of(path)
         found = await self.find(sha256) if sha256 is not None else None
         if found is not None:
             return found
-        async with aclosing(read_file(path, self._chunk_bytes)) as pieces:
-            return await self.put(pieces)
+        async with aclosing(read_file(path, CHUNK_BYTES)) as pieces:
+            return await self.put(pieces, sha256=sha256, media_type=media_type)
 
     async def find(self, sha256: str) -> StoredBlob | None:
         """The blob with this content, touched so that no sweep takes it for a grace."""
@@ -97,35 +147,71 @@ class BlobStore:
         """
         return await self._db.read(lambda session: _finished(session, blob_id))
 
+    async def link(self, blob_id: int) -> str | None:
+        """A URL at which the object storage gives the bytes, for a quarter of an hour.
+
+        Returns:
+            None for bytes that lie in the database.
+
+        Raises:
+            NotFound: There is no such blob.
+            StoreUnavailable: No URL can be made now.
+        """
+        key = (await self.get(blob_id)).object_key
+        return None if key is None else await self._storage().link(key)
+
     async def read(
         self, blob_id: int, start: int = 0, stop: int | None = None
     ) -> AsyncGenerator[bytes]:
         """The bytes from `start` up to but not including `stop`, piece by piece.
 
-        Each piece is its own short transaction, so that a slow reader holds nothing. The next
-        piece is fetched while the caller is busy with the last one.
+        Each piece is its own short transaction or request, so that a slow reader holds nothing. The
+        next piece is fetched while the caller is busy with the last one. Bytes that are moved
+        meanwhile are read on from where they are then.
 
         Raises:
             NotFound: The blob is gone, perhaps since the reading began.
+            StoreUnavailable: The object storage cannot be reached.
         """
         blob = await self.get(blob_id)
-        stop = blob.size if stop is None else min(stop, blob.size)
-        start = max(start, 0)
-        if start >= stop:
-            return
-        first, last = start // blob.chunk_bytes, (stop - 1) // blob.chunk_bytes
-        ahead = asyncio.ensure_future(self._chunk(blob_id, first))
+        at, stop = max(start, 0), blob.size if stop is None else min(stop, blob.size)
+        while at < stop:
+            try:
+                async with aclosing(self._pieces(blob, at, stop)) as pieces:
+                    async for piece in pieces:
+                        at += len(piece)
+                        yield piece
+            except NotFound:
+                with suppress(NotFound):
+                    moved = await self.get(blob_id)
+                    if moved.object_key != blob.object_key:
+                        blob = moved
+                        continue
+                raise
+
+    async def _pieces(self, blob: StoredBlob, start: int, stop: int) -> AsyncGenerator[bytes]:
+        each = blob.chunk_bytes if blob.object_key is None else self._piece_bytes
+        edges = [start, *range((start // each + 1) * each, stop, each), stop]
+        ahead = asyncio.ensure_future(self._piece(blob, *edges[:2]))
         try:
-            for idx in range(first, last + 1):
+            for low, high in zip(edges[1:], [*edges[2:], stop], strict=True):
                 data = await ahead
-                if idx < last:
-                    ahead = asyncio.ensure_future(self._chunk(blob_id, idx + 1))
-                offset = idx * blob.chunk_bytes
-                low, high = max(start - offset, 0), min(stop - offset, len(data))
-                yield data[low:high]
+                if low < high:
+                    ahead = asyncio.ensure_future(self._piece(blob, low, high))
+                yield data
         finally:
-            if not ahead.done():
-                ahead.cancel()
+            if ahead.cancel() is False and not ahead.cancelled():
+                ahead.exception()  # looked at: nobody waits for it any more
+
+    async def _piece(self, blob: StoredBlob, start: int, stop: int) -> bytes:
+        """Bytes that lie in one chunk."""
+        if blob.object_key is not None:
+            return await self._storage().read(blob.object_key, start, stop)
+        idx, offset = divmod(start, blob.chunk_bytes)
+        data = await self._db.read(lambda session: chunks.read(session, blob.id, idx))
+        if data is None:
+            raise NotFound("The file was deleted while it was being read.")
+        return data[offset : offset + stop - start]
 
     @asynccontextmanager
     async def materialize(
@@ -136,6 +222,7 @@ class BlobStore:
         Raises:
             NotFound: The blob is gone.
             StorageFull: The directory's disk is full.
+            StoreUnavailable: The object storage cannot be reached.
         """
         path = directory / f"{uuid7()}{suffix}"
         try:
@@ -150,11 +237,25 @@ class BlobStore:
         finally:
             await unlink(path)
 
+    @property
+    def uses_objects(self) -> bool:
+        """Whether there is object storage."""
+        return self._objects is not None
+
+    async def check(self) -> None:
+        """See that the object storage, where there is one, takes and gives.
+
+        Raises:
+            StoreUnavailable: It does not.
+        """
+        if self._objects is not None:
+            await self._objects.check()
+
     async def sweep(self, *, grace: timedelta) -> int:
         """Delete the blobs that no row refers to and nobody touched for `grace`.
 
-        Unfinished writes that stand still for as long are swept likewise, and chunks that a
-        killed gateway left without a blob.
+        Unfinished writes that stand still for as long are swept likewise, and the chunks and
+        objects that a killed gateway left without a blob.
 
         Returns:
             Bytes given back.
@@ -163,11 +264,62 @@ class BlobStore:
         freed = await self._db.write(
             lambda session: _forget_unreferenced(session, cutoff), durable=False
         )
-        for blob_id in await self._db.read(_without_blob):
+        for blob_id in await self._db.read(chunks.without_blob):
             await self._drop(blob_id)
+        for blob_id in await self._db.read(lambda session: chunks.moved_away(session, cutoff)):
+            await self.drop_moved(blob_id)
+        if self._loose is not None:
+            await self._loose.sweep(cutoff)
         return freed
 
-    # --- the transactions ----------------------------------------------------------------------
+    async def drop_moved(self, blob_id: int) -> None:
+        """Delete the chunks of a blob whose bytes are an object, bit by bit."""
+        first: int | None = 0
+        while first is not None:
+            first = await self._db.write(
+                lambda session, first=first: chunks.drop_moved(session, blob_id, first),  # type: ignore[misc]
+                durable=False,
+            )
+
+    # --- writing -------------------------------------------------------------------------------
+
+    async def _settle(self, fn: Callable[[Session], StoredBlob]) -> StoredBlob:
+        """Write a blob's hash. Who stores the same content at the same moment may be first."""
+        try:
+            return await self._db.write(fn)
+        except IntegrityError:
+            return await self._db.write(fn)
+
+    async def _as_object(
+        self,
+        objects: LooseObjects,
+        pieces: AsyncIterable[bytes],
+        sha256: str | None,
+        media_type: str | None,
+    ) -> StoredBlob:
+        """Store the bytes as an object, then the blob that names it."""
+        written = await objects.write(pieces, sha256=sha256, media_type=media_type)
+
+        def name(session: Session) -> StoredBlob:
+            now = self._now()
+            there = _touch(session, written.sha256, now)
+            if there is not None:
+                loose.condemn(session, written.key)
+                return there
+            loose.take(session, written.key)
+            blob = Blob(
+                sha256=written.sha256,
+                bytes=written.size,
+                chunk_bytes=self._chunk_bytes,
+                object_key=written.key,
+                created_at=now,
+                touched_at=now,
+            )
+            session.add(blob)
+            session.flush()
+            return _stored(blob)
+
+        return await self._settle(name)
 
     def _at_once(self, session: Session, data: bytes) -> StoredBlob:
         """Store what fits into one chunk."""
@@ -176,16 +328,18 @@ class BlobStore:
         there = _touch(session, sha256, now)
         if there is not None:
             return there
-        blob_id = self._begin(session)
+        blob_id = chunks.begin(session, self._chunk_bytes, now)
         if data:
-            _append(session, blob_id, 0, data, now)
+            chunks.append(session, blob_id, 0, data, now)
         return _finish(session, blob_id, sha256, len(data), now)
 
     async def _one_by_one(
         self, first: bytes, rest: AsyncIterable[tuple[bytes, bool]]
     ) -> StoredBlob:
         """Store each chunk in a transaction of its own."""
-        blob_id = await self._db.write(self._begin, durable=False)
+        blob_id = await self._db.write(
+            lambda session: chunks.begin(session, self._chunk_bytes, self._now()), durable=False
+        )
         try:
             await self._add(blob_id, 0, first)
             digest, size, idx = hashlib.sha256(first), len(first), 0
@@ -195,9 +349,7 @@ class BlobStore:
                 digest.update(chunk)
                 size += len(chunk)
             sha256, now = digest.hexdigest(), self._now()
-            kept = await self._db.write(
-                lambda session: _finish(session, blob_id, sha256, size, now)
-            )
+            kept = await self._settle(lambda session: _finish(session, blob_id, sha256, size, now))
         except BaseException:
             with anyio.CancelScope(shield=True), suppress(StorageFull, StoreUnavailable):
                 # Where this fails too, the sweep finds it: an unfinished blob has no hash.
@@ -210,74 +362,39 @@ class BlobStore:
     async def _add(self, blob_id: int, idx: int, data: bytes) -> None:
         now = self._now()
         await self._db.write(
-            lambda session: _append(session, blob_id, idx, data, now), durable=False
+            lambda session: chunks.append(session, blob_id, idx, data, now), durable=False
         )
-
-    def _begin(self, session: Session) -> int:
-        now = self._now()
-        blob = Blob(chunk_bytes=self._chunk_bytes, created_at=now, touched_at=now)
-        session.add(blob)
-        session.flush()
-        if blob.id is None:
-            raise RuntimeError("the database gave the new blob no id")
-        return blob.id
-
-    async def _chunk(self, blob_id: int, idx: int) -> bytes:
-        wanted = select(Chunk.data).where(col(Chunk.blob_id) == blob_id, col(Chunk.idx) == idx)
-        data = await self._db.read(lambda session: session.exec(wanted).first())
-        if data is None:
-            raise NotFound("The file was deleted while it was being read.")
-        return data
 
     async def _drop(self, blob_id: int) -> None:
         """Delete a blob's row, if it is still there, and then its chunks bit by bit."""
-        first = 0
-        while await self._db.write(
-            lambda session, first=first: _delete_some(session, blob_id, first),  # type: ignore[misc]
-            durable=False,
-        ):
-            first += _SWEPT_AT_ONCE
+        first: int | None = 0
+        while first is not None:
+            first = await self._db.write(
+                lambda session, first=first: chunks.drop_some(session, blob_id, first),  # type: ignore[misc]
+                durable=False,
+            )
+
+    def _storage(self) -> ObjectStorage:
+        if self._objects is None:
+            raise StoreUnavailable(
+                "The file lies in object storage, and GATEWAY_MEDIA_URL does not say where.",
+                retry_after=60,
+            )
+        return self._objects
 
 
-async def _in_chunks(
-    pieces: AsyncIterable[bytes], chunk_bytes: int
-) -> AsyncGenerator[tuple[bytes, bool]]:
-    """The bytes in chunks of one size, each with whether it is the last; at least one."""
-    buffer = bytearray()
-    async for piece in pieces:
-        rest = memoryview(piece)
-        while len(buffer) + len(rest) > chunk_bytes:
-            taken = chunk_bytes - len(buffer)
-            buffer += rest[:taken]
-            rest = rest[taken:]
-            yield bytes(buffer), False
-            buffer.clear()
-        buffer += rest
-    yield bytes(buffer), True
-
-
-def _append(session: Session, blob_id: int, idx: int, data: bytes, now: datetime) -> None:
-    _only_one(
-        session.exec(
-            update(Blob)
-            .where(col(Blob.id) == blob_id, col(Blob.sha256).is_(None))
-            .values(touched_at=now, bytes=col(Blob.bytes) + len(data))
-        ).rowcount
-    )
-    session.exec(insert(Chunk).values(blob_id=blob_id, idx=idx, data=data))
-
-
-def _only_one(rows: int) -> None:
-    if rows != 1:
-        raise StoreUnavailable(
-            "The file arrived so slowly that it was given up; send it again.", retry_after=1
-        )
+async def _hash_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    async with aclosing(read_file(path, CHUNK_BYTES)) as pieces:
+        async for piece in pieces:
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def _stored(blob: Blob) -> StoredBlob:
     if blob.id is None or blob.sha256 is None:
         raise NotFound("The file is not completely stored.")
-    return StoredBlob(blob.id, blob.sha256, blob.bytes, blob.chunk_bytes)
+    return StoredBlob(blob.id, blob.sha256, blob.bytes, blob.chunk_bytes, blob.object_key)
 
 
 def _finished(session: Session, blob_id: int) -> StoredBlob:
@@ -288,7 +405,7 @@ def _finished(session: Session, blob_id: int) -> StoredBlob:
 
 
 def _touch(session: Session, sha256: str, now: datetime) -> StoredBlob | None:
-    blob = session.exec(select(Blob).where(col(Blob.sha256) == sha256)).first()
+    blob = session.exec(select(Blob).where(col(Blob.sha256) == sha256).with_for_update()).first()
     if blob is None:
         return None
     blob.touched_at = now
@@ -300,52 +417,39 @@ def _finish(session: Session, blob_id: int, sha256: str, size: int, now: datetim
     there = _touch(session, sha256, now)
     if there is not None:
         return there
-    _only_one(
-        session.exec(
-            update(Blob)
-            .where(col(Blob.id) == blob_id, col(Blob.sha256).is_(None))
-            .values(sha256=sha256, bytes=size, touched_at=now)
-        ).rowcount
-    )
+    finished = session.exec(
+        update(Blob)
+        .where(col(Blob.id) == blob_id, col(Blob.sha256).is_(None))
+        .values(sha256=sha256, bytes=size, touched_at=now)
+    ).rowcount
+    if finished != 1:
+        raise too_slow()
     return _finished(session, blob_id)
 
 
 def _forget_unreferenced(session: Session, cutoff: datetime) -> int:
-    """Delete the rows only; the chunks are then found as those without a blob."""
+    """Delete the rows only; chunks are then found as those without a blob, objects as loose."""
     blob_id = col(Blob.id)
-    gone = session.exec(
-        select(Blob.id, Blob.bytes).where(
-            col(Blob.touched_at) < cutoff,
-            *(
-                ~select(1).where(column == blob_id).exists()
-                for column in (
-                    col(Upload.blob_id),
-                    col(Artifact.blob_id),
-                    col(PreparedMedia.blob_id),
-                )
-            ),
-        )
-    ).all()
-    for id_, _ in gone:
-        session.exec(delete(Blob).where(blob_id == id_))
-    return sum(size for _, size in gone)
-
-
-def _without_blob(session: Session) -> list[int]:
-    return list(
-        session.exec(
-            select(Chunk.blob_id)
-            .where(~select(1).where(col(Blob.id) == col(Chunk.blob_id)).exists())
-            .distinct()
-        ).all()
+    unneeded = (
+        col(Blob.touched_at) < cutoff,
+        *(
+            ~select(1).where(column == blob_id).exists()
+            for column in (
+                col(Upload.blob_id),
+                col(Artifact.blob_id),
+                col(PreparedMedia.blob_id),
+            )
+        ),
     )
-
-
-def _delete_some(session: Session, blob_id: int, first: int) -> bool:
-    """Delete one range of chunks; whether there are more. A finished blob is left alone."""
-    session.exec(delete(Blob).where(col(Blob.id) == blob_id, col(Blob.sha256).is_(None)))
-    if session.get(Blob, blob_id) is not None:
-        return False
-    chunk = col(Chunk.blob_id) == blob_id, col(Chunk.idx) >= first
-    session.exec(delete(Chunk).where(*chunk, col(Chunk.idx) < first + _SWEPT_AT_ONCE))
-    return session.exec(select(Chunk.idx).where(*chunk).limit(1)).first() is not None
+    found = session.exec(
+        select(Blob.id, Blob.bytes, Blob.object_key, Blob.touched_at).where(*unneeded)
+    ).all()
+    freed = 0
+    for id_, size, key, touched_at in found:
+        # Asked again: on a server somebody may have found the blob by its content meanwhile.
+        if session.exec(delete(Blob).where(blob_id == id_, *unneeded)).rowcount != 1:
+            continue
+        freed += size
+        if key is not None:
+            loose.leave(session, key, touched_at)
+    return freed

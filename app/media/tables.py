@@ -28,6 +28,9 @@ class Blob(SQLModel, table=True):
     sha256: str | None = Field(default=None, description="Lowercase hex; None while being written")
     bytes: int = Field(default=0, sa_type=sa.BigInteger)
     chunk_bytes: int
+    object_key: str | None = Field(
+        default=None, description="The object that holds the bytes; None: they lie in chunks"
+    )
     created_at: datetime
     touched_at: datetime = Field(description="Last written to, or last found by its content")
 
@@ -44,6 +47,17 @@ class Chunk(SQLModel, table=True):
     blob_id: int = Field(primary_key=True)
     idx: int = Field(primary_key=True)
     data: bytes = Field(sa_type=sa.LargeBinary)
+
+
+class LooseObject(SQLModel, table=True):
+    """An object in the object storage that no blob names: being written, or to be deleted."""
+
+    __tablename__ = "loose_object"
+
+    key: str = Field(primary_key=True)
+    touched_at: datetime | None = Field(
+        default=None, description="Last written to; None once it is to be deleted"
+    )
 
 
 class Upload(SQLModel, table=True):
