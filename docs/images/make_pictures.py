@@ -66,10 +66,13 @@ def look(gateway: Gateway) -> None:
         keep(page, "jobs")
         page.goto(f"{gateway.url}/#/job/{jobs[0]['id']}")
         page.locator(".events li").first.wait_for()
+        drawn = "[...document.querySelectorAll('video')].every(one => one.readyState > 1)"
+        page.wait_for_function(f"() => {drawn}")
         page.get_by_label("Position").fill("1.2")
         page.get_by_label("Position").blur()
-        times = "[...document.querySelectorAll('video')].map(one => one.currentTime)"
-        page.wait_for_function(f"() => {times}.every(at => Math.abs(at - 1.2) < 0.05)")
+        there = "[...document.querySelectorAll('video')].every(one => one.currentTime == 1.2)"
+        page.wait_for_function(f"() => {there} && {drawn}")
+        page.get_by_text("1.20 /").wait_for()
         keep(page, "job")
         for job in jobs[1:]:
             gateway.until(job["id"], "succeeded", seconds=60)
