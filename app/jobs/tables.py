@@ -144,6 +144,9 @@ class Attempt(SQLModel, table=True):
         default=None, description="Set before ComfyUI hears of it: from then on it may be there"
     )
     started_at: datetime | None = Field(default=None, description="ComfyUI said execution_start")
+    remote_id: str | None = Field(
+        default=None, description="The job's id at the serverless endpoint that runs the attempt"
+    )
     finished_at: datetime | None = None
     outcome: str | None = None
     detail: str | None = Field(default=None, sa_type=sa.Text)
