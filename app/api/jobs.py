@@ -166,6 +166,8 @@ async def cancel_job(caller: Submitter, job_id: JobId, services: TheServices) ->
         changed = await services.db.write(cancel)
         for station in services.stations:
             station.dispatcher.cancel(job_id)
+        if services.overflow is not None:
+            services.overflow.cancel(job_id)
         if changed:
             services.feed.publish(job_id)
         deadline = asyncio.get_running_loop().time() + _CANCEL_SECONDS

@@ -21,6 +21,7 @@ from app.gpu import estimate
 from app.gpu.monitor import GpuMonitor
 from app.jobs import views
 from app.jobs.janitor import Retention, kept_bytes
+from app.jobs.overflow import NAME, Overflow
 from app.jobs.pricing import Station
 from app.jobs.tables import Job
 
@@ -87,12 +88,17 @@ async def _set_draining(services: Services, caller: Caller, *, draining: bool) -
     for station in services.stations:
         station.dispatcher.draining = draining
         station.dispatcher.wake()
+    if services.overflow is not None:
+        services.overflow.draining = draining
+        services.overflow.wake()
     return json_answer(await system(services, caller))
 
 
 async def system(services: Services, caller: Caller) -> wire.System:
     """The state as a caller may see it."""
     running = [job for station in services.stations for job in station.dispatcher.in_engine]
+    overflow = services.overflow
+    running += overflow.jobs if overflow is not None else []
     owner = seen_owner(caller)
 
     def look(session: Session) -> tuple[views.QueueState, int, set[str]]:
@@ -110,7 +116,10 @@ async def system(services: Services, caller: Caller) -> wire.System:
         version=services.version,
         admission="nvml" if any(one.gate.monitor.enabled for one in stations) else "off",
         draining=any(one.dispatcher.draining for one in stations),
-        engines=tuple(_engine(one, seen) for one in stations),
+        engines=(
+            *(_engine(one, seen) for one in stations),
+            *([_endpoint(overflow, seen)] if overflow is not None else []),
+        ),
         queue=wire.QueueView(
             queued=queue.queued,
             running=queue.running,
@@ -148,6 +157,17 @@ def _engine(station: Station, seen: set[str]) -> wire.EngineView:
         admission=station.dispatcher.verdict if monitor.enabled else monitor.verdict,
         running_job=first,
         staged_job=second,
+    )
+
+
+def _endpoint(overflow: Overflow, seen: set[str]) -> wire.EngineView:
+    """The serverless endpoint, as an engine without a card that is read."""
+    return wire.EngineView(
+        name=NAME,
+        state=overflow.state,
+        detail=overflow.detail,
+        admission=overflow.verdict,
+        running_job=next((job for job in overflow.jobs if job in seen), None),
     )
 
 
