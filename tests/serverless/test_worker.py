@@ -14,7 +14,10 @@ from typing import Any
 import pytest
 from moto.server import ThreadedMotoServer
 
+from app.endpoint import Remote
 from app.errors import Misconfigured
+from app.jobs import heard
+from app.jobs.outcome import Failed
 from app.serverless.storage import VideoStore
 from app.serverless.worker import Worker, settings_of_worker
 from app.settings import Settings
@@ -45,7 +48,11 @@ async def test_a_request_is_answered_with_the_job_and_its_video(bench: Bench) ->
     assert (len(data), hashlib.sha256(data).hexdigest()) == (video["bytes"], video["sha256"])
     assert (video["media_type"], video["width"], video["frames"]) == ("video/mp4", 80, 17)
     assert "refresh_worker" not in answer
+    found = heard.made(Remote(id="x", status="COMPLETED", output=answer))
+    assert found is not None, "the gateway's other end does not understand it"
+    assert found[0].sha256 == video["sha256"]
     assert bench.told
+    assert heard.report(Remote(id="x", status="IN_PROGRESS", output=bench.told[0])) is not None
     assert {"phase", "fraction"} <= set(bench.told[0])
 
 
@@ -69,8 +76,10 @@ async def test_a_request_is_answered_with_the_job_and_its_video(bench: Bench) ->
 async def test_a_request_that_breaks_a_rule_is_refused_with_pointers_into_runpods_body(
     bench: Bench, given: object, code: str, pointers: set[str]
 ) -> None:
-    found = problem(await bench.handler({"id": "a-job", "input": given}))
+    answer = await bench.handler({"id": "a-job", "input": given})
+    found = problem(answer)
     assert found["code"] == code
+    assert isinstance(heard.failure(Remote(id="x", status="FAILED", **answer)), heard.Declined)
     assert {fault["pointer"] for fault in found["errors"]} == pointers
 
 
@@ -79,6 +88,9 @@ async def test_a_job_that_fails_says_why(bench: Bench) -> None:
     answer = await bench.handler(bench.ask())
     assert problem(answer)["code"] == "execution-error"
     assert problem(answer)["advice"]
+    outcome = heard.failure(Remote(id="x", status="FAILED", **answer))
+    assert isinstance(outcome, Failed)
+    assert outcome.note.type == "execution-error"
     assert "refresh_worker" not in answer
 
 
