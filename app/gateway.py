@@ -31,13 +31,14 @@ from app.comfy.client import ComfyClient, EngineError
 from app.comfy.files import EngineFiles
 from app.comfy.supervisor import Supervisor
 from app.database import Database
+from app.endpoint import Endpoint
 from app.errors import Misconfigured
 from app.gpu.card import Card
 from app.gpu.estimate import Estimator
 from app.gpu.monitor import GpuMonitor
 from app.gpu.nvml import NvmlCard, cards_of
 from app.instance import sole_instance
-from app.jobs import stager
+from app.jobs import overflow, stager
 from app.jobs.collect import Collector
 from app.jobs.dispatcher import Dispatcher
 from app.jobs.engine import Engine
@@ -45,8 +46,10 @@ from app.jobs.feed import Feed
 from app.jobs.follow import Patience
 from app.jobs.gate import Gate
 from app.jobs.janitor import Janitor, Retention
+from app.jobs.overflow import Overflow
 from app.jobs.queue import Fence
 from app.jobs.recovery import release_orphans
+from app.jobs.remote import RemoteRunner, Tools
 from app.jobs.runner import Runner
 from app.jobs.stager import Stager
 from app.jobs.states import Caps
@@ -193,6 +196,7 @@ class Gateway:
             self.member.employ(self.stations)
         elif self.member is not None:
             self.engines = self.member.remote
+        self.overflow = self._overflow()
         self.proxy = self._proxy()
         self.authenticator = Authenticator(db=self.db, now=now)
         self.limiter = Limiter(
@@ -311,6 +315,51 @@ class Gateway:
             on_change=self._wake_all,
         )
 
+    def _overflow(self) -> Overflow | None:
+        """The endpoint for bursts, where there is one."""
+        settings = self.settings
+        if settings.serverless_url is None:
+            return None
+        if settings.serverless_key is None:
+            raise Misconfigured("GATEWAY_SERVERLESS_URL needs GATEWAY_SERVERLESS_KEY.")
+        if self.member is not None:
+            raise Misconfigured(
+                "GATEWAY_SERVERLESS_URL is for a gateway that runs jobs itself; on a shared store "
+                "more workers take what waits."
+            )
+        endpoint = Endpoint(settings.serverless_url, settings.serverless_key.get_secret_value())
+
+        def make_runner(fence: Fence, its: Overflow) -> RemoteRunner:
+            tools = Tools(
+                endpoint=endpoint,
+                db=self.db,
+                workflows=self.workflows,
+                store=self.store,
+                collector=self.collector,
+                feed=self.feed,
+                fetch=self.outbound.fetch,
+                caps=self.caps,
+                metrics=self.metrics,
+                max_video_bytes=settings.max_upload_bytes,
+                max_run_seconds=settings.max_run_seconds,
+                interrupt_seconds=settings.interrupt_seconds,
+                now=self.now,
+                on_refused=its.refused,
+                on_trouble=its.trouble,
+            )
+            return RemoteRunner(fence, tools)
+
+        return Overflow(
+            endpoint=endpoint,
+            db=self.db,
+            feed=self.feed,
+            make_runner=make_runner,
+            after_seconds=settings.overflow_seconds,
+            most=settings.serverless_jobs,
+            on_end=self.delivery.notify,
+            now=self.now,
+        )
+
     def _proxy(self) -> Supervisor | None:
         command = self.settings.proxy_command
         if not command:
@@ -336,6 +385,7 @@ class Gateway:
             store=self.store,
             feed=self.feed,
             stations=self.engines,
+            overflow=self.overflow,
             submission=self.submission,
             authenticator=self.authenticator,
             limiter=self.limiter,
@@ -385,6 +435,8 @@ class Gateway:
             await self._require_key()
             self._announce()
             await self.estimator.refresh()
+            if self.overflow is not None:
+                stack.push_async_callback(self.overflow.endpoint.aclose)
             if self.member is not None:
                 await self.member.join(settings.data_dir)
             else:
@@ -397,6 +449,8 @@ class Gateway:
 
     async def _release_orphans(self) -> None:
         names = [station.dispatcher.engine.name for station in self.stations]
+        if self.overflow is not None:
+            names.append(overflow.NAME)
         released = await self.db.write(
             lambda session: release_orphans(session, engines=names, caps=self.caps, now=self.now())
         )
@@ -448,6 +502,8 @@ class Gateway:
                 ("dispatcher", dispatcher.run),
                 ("card", station.gate.observe),
             ]
+        if self.overflow is not None:
+            loops.append((overflow.NAME, self.overflow.run))
         loops += [(child.name, child.run) for child in self._children()]
         return loops
 
@@ -484,6 +540,8 @@ class Gateway:
             self.member.stop()
         for station in self.stations:
             await station.dispatcher.stop()
+        if self.overflow is not None:
+            await self.overflow.stop()
         for child in self._children():
             await child.stop()
         for task in loops:

@@ -122,6 +122,23 @@ class Settings(BaseSettings):
     worker_lease_seconds: float = Field(
         30, ge=2, description="A worker that has not reported for so long is gone."
     )
+    serverless_url: str | None = Field(
+        None, description="RunPod Serverless endpoint that jobs go to when they waited too long."
+    )
+    serverless_key: SecretStr | None = Field(None, description="API key for that endpoint.")
+    serverless_jobs: int = Field(3, ge=1, description="Jobs at the endpoint at once.")
+    overflow_seconds: float = Field(
+        60, ge=0, description="Age of a queued job at which it may go to the endpoint."
+    )
+    serverless_answer_bytes: int = Field(
+        10_000_000, ge=1, description="Largest answer of the RunPod handler."
+    )
+    serverless_store: str | None = Field(
+        None, description="Object storage for the handler's videos that are larger than that."
+    )
+    serverless_link_seconds: int = Field(
+        86_400, gt=0, le=604_800, description="How long the link to such a video is good."
+    )
 
     @property
     def models_path(self) -> Path | None:

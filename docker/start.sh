@@ -14,6 +14,8 @@ Usage: start.sh [--dry-run]
   --exec      Run another command under the same settings, such as `steadydancer models list`.
 
 Reads (all optional; .env.example has more):
+  MODE_TO_RUN      pod (default), or serverless: a worker of a RunPod Serverless endpoint, which
+                   takes only the models from the volume.
   DATA_DIR         Where everything that must last lies. Default: a folder steadydancer on the
                    volume that RunPod mounts, if there is one, else /data.
   LOW_VRAM         auto (default), true or false: smaller variant, all blocks swapped, tiles.
@@ -100,7 +102,22 @@ look_at_the_card() {
 
 # --- environment ---------------------------------------------------------------------------------
 
+# A worker shares the volume with others, so what it writes lies on the container's disk, and does not
+# stay long. Nobody reaches it but RunPod's queue.
+settle_worker() {
+  export GATEWAY_MODELS_DIR=${GATEWAY_MODELS_DIR:-$(default_data_dir)/models}
+  export DATA_DIR=${DATA_DIR:-/data} DOWNLOAD_MODELS=${DOWNLOAD_MODELS:-false}
+  export COMFYUI_PAGE=false GATEWAY_HOST=127.0.0.1 GATEWAY_MAKE_FIRST_KEY=false
+  export GATEWAY_KEEP_SECONDS=${GATEWAY_KEEP_SECONDS:-600}
+  export GATEWAY_UPLOAD_TTL_SECONDS=${GATEWAY_UPLOAD_TTL_SECONDS:-3600}
+}
+
 settle() {
+  case ${MODE_TO_RUN:=pod} in
+    pod) ;;
+    serverless) settle_worker ;;
+    *) die "$EXIT_USAGE" "MODE_TO_RUN is pod or serverless, not $MODE_TO_RUN" ;;
+  esac
   export DATA_DIR=${DATA_DIR:-$(default_data_dir)}
   look_at_the_card
   export LOW_VRAM=${LOW_VRAM:-auto} IMAGE_KIND=$kind
@@ -204,4 +221,7 @@ restore_if_asked
 unset RUNPOD_API_KEY
 bring_models
 unset HF_TOKEN
-exec "$home/venv/bin/steadydancer" serve
+case $MODE_TO_RUN in
+  serverless) exec "$home/venv/bin/steadydancer" serverless ;;
+  *) exec "$home/venv/bin/steadydancer" serve ;;
+esac

@@ -165,6 +165,8 @@ async def cancel_job(caller: Submitter, job_id: JobId, services: TheServices) ->
     with services.feed.watch(job_id) as watcher:
         changed = await services.db.write(cancel)
         services.stations.cancel(job_id)
+        if services.overflow is not None:
+            services.overflow.cancel(job_id)
         if changed:
             services.feed.publish(job_id)
         deadline = asyncio.get_running_loop().time() + _CANCEL_SECONDS

@@ -13,6 +13,7 @@ from app.access.limits import Limiter
 from app.database import Database
 from app.jobs.feed import Feed
 from app.jobs.janitor import Retention
+from app.jobs.overflow import Overflow
 from app.jobs.stations import Stations
 from app.jobs.submission import Submission
 from app.media.intake import Intake
@@ -54,6 +55,7 @@ class Services:
         store: The bytes of artifacts.
         feed: Wake-ups of long polls and event streams.
         stations: The engines.
+        overflow: The serverless endpoint that takes what waits too long, where there is one.
         submission: Turns requests into jobs; it must know the same stations.
         authenticator: From a credential to a caller.
         limiter: Rates and quotas of keys.
@@ -100,4 +102,5 @@ class Services:
     redirect_media: bool = False
     media_origin: Callable[[], Awaitable[str]] | None = None
     public_url: str | None = None
+    overflow: Overflow | None = None
     dashboard: Path | None = DASHBOARD

@@ -21,6 +21,7 @@ from app.gpu import estimate
 from app.gpu.monitor import Picture
 from app.jobs import views
 from app.jobs.janitor import Kept, Retention, kept_bytes
+from app.jobs.overflow import NAME, Overflow
 from app.jobs.stations import EngineState
 from app.jobs.tables import Job
 
@@ -85,13 +86,18 @@ async def resume(services: TheServices, caller: Admin) -> Response:
 
 async def _set_draining(services: Services, caller: Caller, *, draining: bool) -> Response:
     await services.stations.drain(draining=draining)
+    if services.overflow is not None:
+        services.overflow.draining = draining
+        services.overflow.wake()
     return json_answer(await system(services, caller))
 
 
 async def system(services: Services, caller: Caller) -> wire.System:
     """The state as a caller may see it."""
     engines = services.stations.look()
+    overflow = services.overflow
     running = [job for engine in engines for job in engine.jobs]
+    running += overflow.jobs if overflow is not None else []
     owner = seen_owner(caller)
 
     def look(session: Session) -> tuple[views.QueueState, Kept, set[str]]:
@@ -108,7 +114,10 @@ async def system(services: Services, caller: Caller) -> wire.System:
         version=services.version,
         admission="nvml" if any(one.reads_card for one in engines) else "off",
         draining=any(one.draining for one in engines),
-        engines=tuple(_engine(one, seen) for one in engines),
+        engines=(
+            *(_engine(one, seen) for one in engines),
+            *([_endpoint(overflow, seen)] if overflow is not None else []),
+        ),
         queue=wire.QueueView(
             queued=queue.queued,
             running=queue.running,
@@ -146,6 +155,17 @@ def _engine(engine: EngineState, seen: set[str]) -> wire.EngineView:
         admission=engine.verdict if engine.reads_card else engine.card_verdict,
         running_job=first,
         staged_job=second,
+    )
+
+
+def _endpoint(overflow: Overflow, seen: set[str]) -> wire.EngineView:
+    """The serverless endpoint, as an engine without a card that is read."""
+    return wire.EngineView(
+        name=NAME,
+        state=overflow.state,
+        detail=overflow.detail,
+        admission=overflow.verdict,
+        running_job=next((job for job in overflow.jobs if job in seen), None),
     )
 
 

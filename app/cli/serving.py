@@ -44,6 +44,23 @@ def serve(
     raise typer.Exit(run(settings, announce=announce))
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def serverless() -> None:
+    """Run a worker of RunPod Serverless: the gateway's jobs come from its queue.
+
+    Flags of RunPod's SDK are passed on, such as --rp_serve_api for its local server. See
+    docs/serverless.md.
+
+    Try:
+
+        steadydancer serverless --rp_serve_api --rp_api_port 8000
+    """
+    settings = read_settings()
+    from app.serverless.handler import start
+
+    start(settings)
+
+
 @app.command()
 def worker(
     *,

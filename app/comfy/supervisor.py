@@ -25,6 +25,9 @@ log = structlog.get_logger(__name__)
 State = Literal["stopped", "starting", "running", "backoff", "unhealthy"]
 
 _MARK = "STEADYDANCER_CHILD"
+_NOT_FOR_IT = ("GATEWAY_", "RUNPOD_", "AWS_")
+"""What the names of variables begin with that a child is not given."""
+
 _LARGEST_LOG = 16 * 1024 * 1024
 _TAIL_BYTES = 32 * 1024
 _TAIL_LINES = 200
@@ -113,7 +116,7 @@ class Supervisor:
             is_healthy: Whether the child answers.
             address: Host and port that the child will listen on. While somebody else does, it is
                 not started: what answers there would be taken for it.
-            environ: Its whole environment; by default the gateway's without `GATEWAY_*`.
+            environ: Its whole environment; by default `clean_environment()`.
             patience: Seconds and counts.
             on_change: Told when `state` or `generation` changes.
         """
@@ -336,5 +339,5 @@ def _signal(group: int, which: signal.Signals) -> None:
 
 
 def clean_environment() -> dict[str, str]:
-    """The gateway's own environment without its settings, some of which are secrets."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
+    """The gateway's own environment without settings and keys that no node pack has a use for."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(_NOT_FOR_IT)}

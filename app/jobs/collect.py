@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ from app.workflows.workflow import Workflow
 
 VIDEO = "video"
 """The artifact that every workflow must make."""
+
+Write = Callable[[Path], Awaitable[None]]
+"""Puts a file where it is told."""
 
 
 class OutputUnusable(Exception):
@@ -94,6 +98,27 @@ class Collector:
                 continue
         return None
 
+    async def keep(
+        self, write: Write, *, workflow: Workflow, expects: Expectation, comment: str
+    ) -> Sequence[NewArtifact]:
+        """Store a video that comes from elsewhere than an engine of ours.
+
+        Args:
+            write: Puts the file where it is told; what it raises is passed on.
+            workflow: What made it.
+            expects: What it must be.
+            comment: Comment that the mp4 is to carry.
+
+        Raises:
+            OutputUnusable: It does not decode, or is not what was asked for.
+            StorageFull: No room for it.
+        """
+        expected = _expected(VIDEO, expects)
+        try:
+            return await self._store_one(write, VIDEO, workflow.title, expected, comment)
+        except UnsupportedMedia as error:
+            raise OutputUnusable(str(error)) from error
+
     async def _store_all(
         self,
         client: ComfyClient,
@@ -104,30 +129,21 @@ class Collector:
     ) -> Sequence[NewArtifact]:
         made: list[NewArtifact] = []
         for name, file in files.items():
-            expected = (
-                Expected(expects.width, expects.height, expects.frames, expects.fps)
-                if name == VIDEO
-                else Expected()
-            )
+            write = partial(self._download, client, file)
+            expected = _expected(name, expects)
             try:
-                made += await self._store_one(client, name, file, title, expected, comment)
+                made += await self._store_one(write, name, title, expected, comment)
             except (OutputUnusable, UnsupportedMedia) as error:
                 if name == VIDEO:
                     raise OutputUnusable(str(error)) from error
         return made
 
     async def _store_one(
-        self,
-        client: ComfyClient,
-        name: str,
-        file: OutputFile,
-        title: str,
-        expected: Expected,
-        comment: str,
+        self, write: Write, name: str, title: str, expected: Expected, comment: str
     ) -> list[NewArtifact]:
         path = self._spool / str(uuid7())
         try:
-            await self._download(client, file, path)
+            await write(path)
             async with finish_video(
                 path,
                 expected=expected,
@@ -176,6 +192,12 @@ class Collector:
                         await target.write(piece)
         except FileNotFoundError as error:
             raise OutputUnusable("The engine names a video that it does not have.") from error
+
+
+def _expected(name: str, expects: Expectation) -> Expected:
+    if name != VIDEO:
+        return Expected()
+    return Expected(expects.width, expects.height, expects.frames, expects.fps)
 
 
 def _is_video(file: OutputFile) -> bool:

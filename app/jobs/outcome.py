@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+import structlog
 from sqlmodel import Session
 
+from app.database import Database
+from app.errors import StorageFull, StoreUnavailable
 from app.jobs import queue
 from app.jobs.queue import FailureNote, Fence, NewArtifact, Usage
 from app.jobs.states import Caps, Loss
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,3 +91,29 @@ def conclude(
             return queue.stop(session, fence, usage=usage, now=now)
         case NotOurs():
             return False
+
+
+async def store(
+    db: Database,
+    fence: Fence,
+    outcome: Outcome,
+    *,
+    caps: Caps,
+    log_tail: str | None = None,
+    now: Callable[[], datetime],
+) -> None:
+    """Write an outcome. A store that cannot be written now is tried again, not given up."""
+    delay = 0.2
+
+    def write(session: Session) -> bool:
+        return conclude(session, fence, outcome, caps=caps, log_tail=log_tail, now=now())
+
+    while True:
+        try:
+            written = await db.write(write)
+            break
+        except (StorageFull, StoreUnavailable) as error:
+            log.warning("outcome not stored yet", reason=error.detail)
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, 10.0)
+    log.info("attempt ended", outcome=type(outcome).__name__, written=written)

@@ -290,6 +290,13 @@ def submitting(session: Session, fence: Fence, *, graph: Mapping[str, Any], now:
     return _attempt(session, fence, submitting_at=now, heartbeat_at=now, graph=dict(graph))
 
 
+def sent(session: Session, fence: Fence, *, remote_id: str, now: datetime) -> bool:
+    """Note under which id a serverless endpoint has the attempt."""
+    if not _move(session, Move.REPORT, fence.job_id, now=now, number=fence.number):
+        return False
+    return _attempt(session, fence, remote_id=remote_id, heartbeat_at=now)
+
+
 def start(session: Session, fence: Fence, *, now: datetime) -> bool:
     """Note that ComfyUI began to execute the attempt."""
     moved = _move(

@@ -49,7 +49,7 @@ from app.jobs.follow import (
 )
 from app.jobs.gate import Gate
 from app.jobs.measure import measure
-from app.jobs.outcome import Failed, Lost, NotOurs, Outcome, Stopped, Succeeded, conclude
+from app.jobs.outcome import Failed, Lost, NotOurs, Outcome, Stopped, Succeeded, store
 from app.jobs.pace import expected_seconds
 from app.jobs.progress import Tracker
 from app.jobs.queue import WAITED_TOO_LONG, FailureNote, Fence, Report, Usage
@@ -144,24 +144,8 @@ class Runner:
             self._wake()
 
     async def _write(self, outcome: Outcome) -> None:
-        """Write the outcome. A store that cannot be written now is tried again, not given up."""
-        delay = 0.2
         tail = self.engine.log_tail() if isinstance(outcome, Failed | Lost) else None
-
-        def write(session: Session) -> bool:
-            return conclude(
-                session, self.fence, outcome, caps=self._caps, log_tail=tail, now=self._now()
-            )
-
-        while True:
-            try:
-                written = await self._db.write(write)
-                break
-            except (StorageFull, StoreUnavailable) as error:
-                log.warning("outcome not stored yet", reason=error.detail)
-                await asyncio.sleep(delay)
-                delay = min(delay * 2, 10.0)
-        log.info("attempt ended", outcome=type(outcome).__name__, written=written)
+        await store(self._db, self.fence, outcome, caps=self._caps, log_tail=tail, now=self._now)
         self._feed.publish(self.fence.job_id)
         await measure(self._db, self._metrics, self.fence)
 

@@ -145,6 +145,31 @@ async def test_a_dead_engine_is_said_in_words(page: Page, full: Gateway) -> None
     assert await faults(page) == []
 
 
+async def test_an_endpoint_for_bursts_is_shown_beside_the_engines(
+    page: Page, full: Gateway
+) -> None:
+    async def with_endpoint(route: Route) -> None:
+        answer = await route.fetch()
+        system = await answer.json()
+        endpoint = {
+            **system["engines"][0],
+            "name": "serverless",
+            "state": "ready",
+            "detail": "Workers: 1 running, 0 idle. Jobs: 1 running, 2 waiting.",
+            "admission": "1 of 3 jobs are there.",
+        }
+        await route.fulfill(json={**system, "engines": [*system["engines"], endpoint]})
+
+    await page.route("**/v1/system", with_endpoint)
+    await opened(page, full, "", "Now")
+    panel = page.get_by_role("region", name="Serverless endpoint")
+    await expect(panel).to_contain_text("Workers: 1 running")
+    await expect(panel).to_contain_text("1 of 3 jobs are there.")
+    await expect(panel).not_to_contain_text("Staged")
+    await shoot(page, "now-endpoint")
+    assert await faults(page) == []
+
+
 async def test_the_next_job_is_the_one_that_starts_next_however_many_wait(
     page: Page, full: Gateway
 ) -> None:

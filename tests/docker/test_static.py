@@ -257,6 +257,28 @@ def test_every_choice_by_card_is_one_that_the_workflows_accept(total: int, tmp_p
     assert overrides["steadydancer"]["variant"] in workflow.manifest.variants
 
 
+def test_a_serverless_worker_takes_only_the_models_from_the_volume() -> None:
+    done = subprocess.run(
+        [str(DOCKER / "start.sh"), "--dry-run"],
+        env={
+            "PATH": os.environ["PATH"],
+            "IMAGE_KIND": "cpu",
+            "MODE_TO_RUN": "serverless",
+            "RUNPOD_MOUNTS": "/proc",  # any mount point
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    settings = dict(line.split("=", 1) for line in done.stdout.splitlines())
+    assert settings["GATEWAY_MODELS_DIR"] == "/proc/steadydancer/models"
+    assert settings["GATEWAY_DATA_DIR"] == "/data/gateway"
+    assert settings["GATEWAY_COMFYUI_DIR"] == "/data/comfyui"
+    assert settings["GATEWAY_HOST"] == "127.0.0.1"
+    assert settings["DOWNLOAD_MODELS"] == "false"
+    assert "GATEWAY_PROXY_COMMAND" not in settings
+
+
 @pytest.mark.parametrize("name", ["docker-compose.zr4.yml", "docker-compose.dev.yml"])
 def test_compose_binds_to_loopback_and_says_nothing_obsolete(name: str) -> None:
     text = (DOCKER / name).read_text(encoding="utf-8")

@@ -55,7 +55,11 @@ export function NowView() {
       </p>`
     }
     <${Figures} system=${system} />
-    ${system.engines.map((engine) => html`<${EnginePanel} key=${engine.name} engine=${engine} system=${system} next=${next} />`)}
+    ${system.engines.map((engine) =>
+      engine.name === "serverless"
+        ? html`<${EndpointPanel} key=${engine.name} engine=${engine} />`
+        : html`<${EnginePanel} key=${engine.name} engine=${engine} system=${system} next=${next} />`,
+    )}
   </div>`;
 }
 
@@ -111,6 +115,21 @@ function EnginePanel({ engine, system, next }) {
     <div class="slots">
       <${Slot} title="Running" id=${engine.running_job} idle="Nothing runs." />
       <${Slot} title="Staged next" id=${engine.staged_job} idle="Nothing is staged." />
+    </div>
+  </section>`;
+}
+
+// A serverless endpoint: no card of ours, and nothing staged.
+function EndpointPanel({ engine }) {
+  return html`<section class="panel" aria-labelledby="engine-serverless">
+    <div class="panel-head">
+      <h2 id="engine-serverless">Serverless endpoint</h2>
+      <p class="quiet">${engineWords(engine.state)}</p>
+    </div>
+    <p class="sentence">${engine.detail || ""}</p>
+    <p class="quiet sentence">${engine.admission}</p>
+    <div class="slots">
+      <${Slot} title="Running" id=${engine.running_job} idle="Nothing runs there." />
     </div>
   </section>`;
 }
