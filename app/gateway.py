@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from ipaddress import ip_address
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import structlog
@@ -28,14 +29,13 @@ from app.comfy.client import ComfyClient, EngineError
 from app.comfy.files import EngineFiles
 from app.comfy.supervisor import Supervisor
 from app.database import Database
-from app.endpoint import Endpoint
 from app.errors import Misconfigured
 from app.gpu.card import Card
 from app.gpu.estimate import Estimator
 from app.gpu.monitor import GpuMonitor
 from app.gpu.nvml import Nvml, NvmlCard
 from app.instance import sole_instance
-from app.jobs import overflow, stager
+from app.jobs import stager
 from app.jobs.collect import Collector
 from app.jobs.dispatcher import Dispatcher
 from app.jobs.engine import Engine
@@ -43,11 +43,9 @@ from app.jobs.feed import Feed
 from app.jobs.follow import Patience
 from app.jobs.gate import Gate
 from app.jobs.janitor import Janitor, Retention
-from app.jobs.overflow import Overflow
 from app.jobs.pricing import Station
 from app.jobs.queue import Fence
 from app.jobs.recovery import release_orphans
-from app.jobs.remote import RemoteRunner, Tools
 from app.jobs.runner import Runner
 from app.jobs.stager import Stager
 from app.jobs.states import Caps
@@ -64,6 +62,9 @@ from app.settings import Settings
 from app.telemetry import Metrics
 from app.webhooks.delivery import Delivery
 from app.workflows.registry import load_workflows
+
+if TYPE_CHECKING:
+    from app.jobs.overflow import Overflow
 
 log = structlog.get_logger(__name__)
 
@@ -279,6 +280,11 @@ class Gateway:
             return None
         if settings.serverless_key is None:
             raise Misconfigured("GATEWAY_SERVERLESS_URL needs GATEWAY_SERVERLESS_KEY.")
+        # Imported here, so that who has no endpoint does without.
+        from app.endpoint import Endpoint  # noqa: PLC0415
+        from app.jobs.overflow import Overflow  # noqa: PLC0415
+        from app.jobs.remote import RemoteRunner, Tools  # noqa: PLC0415
+
         endpoint = Endpoint(settings.serverless_url, settings.serverless_key.get_secret_value())
 
         def make_runner(fence: Fence, its: Overflow) -> RemoteRunner:
@@ -389,7 +395,7 @@ class Gateway:
             names = [station.dispatcher.engine.name for station in self.stations]
             if self.overflow is not None:
                 stack.push_async_callback(self.overflow.endpoint.aclose)
-                names.append(overflow.NAME)
+                names.append(self.overflow.name)
             released = await self.db.write(
                 lambda session: release_orphans(
                     session, engines=names, caps=self.caps, now=self.now()
@@ -447,7 +453,7 @@ class Gateway:
                 ("card", station.gate.observe),
             ]
         if self.overflow is not None:
-            loops.append((overflow.NAME, self.overflow.run))
+            loops.append((self.overflow.name, self.overflow.run))
         loops += [(child.name, child.run) for child in self._children()]
         return loops
 
