@@ -31,14 +31,13 @@ from app.comfy.client import ComfyClient, EngineError
 from app.comfy.files import EngineFiles
 from app.comfy.supervisor import Supervisor
 from app.database import Database
-from app.endpoint import Endpoint
 from app.errors import Misconfigured
 from app.gpu.card import Card
 from app.gpu.estimate import Estimator
 from app.gpu.monitor import GpuMonitor
 from app.gpu.nvml import NvmlCard, cards_of
 from app.instance import sole_instance
-from app.jobs import overflow, stager
+from app.jobs import stager
 from app.jobs.collect import Collector
 from app.jobs.dispatcher import Dispatcher
 from app.jobs.engine import Engine
@@ -46,10 +45,8 @@ from app.jobs.feed import Feed
 from app.jobs.follow import Patience
 from app.jobs.gate import Gate
 from app.jobs.janitor import Janitor, Retention
-from app.jobs.overflow import Overflow
 from app.jobs.queue import Fence
 from app.jobs.recovery import release_orphans
-from app.jobs.remote import RemoteRunner, Tools
 from app.jobs.runner import Runner
 from app.jobs.stager import Stager
 from app.jobs.states import Caps
@@ -71,6 +68,7 @@ from app.workflows.registry import load_workflows
 
 if TYPE_CHECKING:
     from app.fleet.member import Member
+    from app.jobs.overflow import Overflow
     from app.media.objects import ObjectStorage
 
 log = structlog.get_logger(__name__)
@@ -327,6 +325,11 @@ class Gateway:
                 "GATEWAY_SERVERLESS_URL is for a gateway that runs jobs itself; on a shared store "
                 "more workers take what waits."
             )
+        # Imported here, so that who has no endpoint does without.
+        from app.endpoint import Endpoint  # noqa: PLC0415
+        from app.jobs.overflow import Overflow  # noqa: PLC0415
+        from app.jobs.remote import RemoteRunner, Tools  # noqa: PLC0415
+
         endpoint = Endpoint(settings.serverless_url, settings.serverless_key.get_secret_value())
 
         def make_runner(fence: Fence, its: Overflow) -> RemoteRunner:
@@ -450,7 +453,7 @@ class Gateway:
     async def _release_orphans(self) -> None:
         names = [station.dispatcher.engine.name for station in self.stations]
         if self.overflow is not None:
-            names.append(overflow.NAME)
+            names.append(self.overflow.name)
         released = await self.db.write(
             lambda session: release_orphans(session, engines=names, caps=self.caps, now=self.now())
         )
@@ -503,7 +506,7 @@ class Gateway:
                 ("card", station.gate.observe),
             ]
         if self.overflow is not None:
-            loops.append((overflow.NAME, self.overflow.run))
+            loops.append((self.overflow.name, self.overflow.run))
         loops += [(child.name, child.run) for child in self._children()]
         return loops
 

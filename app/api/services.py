@@ -7,19 +7,22 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from app.access.authenticator import Authenticator
 from app.access.limits import Limiter
 from app.database import Database
 from app.jobs.feed import Feed
 from app.jobs.janitor import Retention
-from app.jobs.overflow import Overflow
 from app.jobs.stations import Stations
 from app.jobs.submission import Submission
 from app.media.intake import Intake
 from app.media.store import BlobStore
 from app.telemetry import Metrics
 from app.workflows.registry import Registry
+
+if TYPE_CHECKING:
+    from app.jobs.overflow import Overflow
 
 DASHBOARD = Path(__file__).with_name("dashboard")
 """The page that ships with the gateway."""

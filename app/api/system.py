@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from fastapi import APIRouter, Request, Response
@@ -21,9 +21,11 @@ from app.gpu import estimate
 from app.gpu.monitor import Picture
 from app.jobs import views
 from app.jobs.janitor import Kept, Retention, kept_bytes
-from app.jobs.overflow import NAME, Overflow
 from app.jobs.stations import EngineState
 from app.jobs.tables import Job
+
+if TYPE_CHECKING:
+    from app.jobs.overflow import Overflow
 
 router = APIRouter(prefix="/v1/system", tags=["system"])
 
@@ -161,7 +163,7 @@ def _engine(engine: EngineState, seen: set[str]) -> wire.EngineView:
 def _endpoint(overflow: Overflow, seen: set[str]) -> wire.EngineView:
     """The serverless endpoint, as an engine without a card that is read."""
     return wire.EngineView(
-        name=NAME,
+        name=overflow.name,
         state=overflow.state,
         detail=overflow.detail,
         admission=overflow.verdict,

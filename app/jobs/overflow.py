@@ -94,6 +94,7 @@ class Overflow:
     """Gives queued jobs to the endpoint.
 
     Attributes:
+        name: As an engine's.
         draining: Whether new jobs are started no more.
         state: As an engine's.
         detail: Why it is not ready, or what its workers do.
@@ -114,6 +115,7 @@ class Overflow:
         look_seconds: float = 15.0,
         now: Callable[[], datetime],
     ) -> None:
+        self.name = NAME
         self.endpoint = endpoint
         self.draining = False
         self._stopping = False

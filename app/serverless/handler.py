@@ -37,6 +37,8 @@ def start(settings: Settings) -> None:
         Misconfigured: The SDK is not installed, or the settings cannot be used.
         CardUnreadable: Admission asks NVML, and there is no card to read.
     """
+    # The SDK's own default is DEBUG, which prints every answer whole, prompt and video included.
+    os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")
     try:
         import runpod.serverless  # noqa: PLC0415 - an extra, and slow to import
     except ImportError as error:
@@ -51,9 +53,12 @@ def start(settings: Settings) -> None:
         start_blocking_portal("asyncio") as portal,
         portal.wrap_async_context_manager(worker.running()),
     ):
+        # Off RunPod, as behind the SDK's local server, nobody is there to be told.
+        is_heard = "RUNPOD_WEBHOOK_POST_OUTPUT" in os.environ
+        tell = runpod.serverless.progress_update if is_heard else _tell_nobody
         runpod.serverless.start(
             {
-                "handler": make_handler(portal, worker, runpod.serverless.progress_update),
+                "handler": make_handler(portal, worker, tell),
                 "concurrency_modifier": lambda _now: worker.engines,
             }
         )
@@ -96,6 +101,10 @@ def _wait_for_told() -> None:
     for thread in threading.enumerate():
         if thread.name.endswith("(_thread_target)"):
             thread.join(max(0.0, until - time.monotonic()))
+
+
+def _tell_nobody(_job: dict[str, Any], _news: dict[str, Any]) -> None:
+    """Drop what is told."""
 
 
 def _stop_process() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import cast
 from uuid import uuid4
 
@@ -25,12 +26,13 @@ from app.jobs.runner import Runner
 from app.jobs.states import Caps, Loss, Status
 from app.jobs.supply import TableSupply, waiting_jobs
 from app.jobs.tables import Job
-from app.workflows.registry import Registry
+from app.workflows.registry import load_workflows
 from tests.jobs.test_moves import NOTE, new_job
 
 pytestmark = pytest.mark.both_databases
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 
 
 def submit(session: Session, **changes: object) -> str:
@@ -115,7 +117,7 @@ async def test_an_attempt_is_known_though_the_task_of_the_one_before_ends_after_
     db: Database,
 ) -> None:
     client = ComfyClient("http://127.0.0.1:9")
-    engine = Engine(name="0", client=client, workflows=Registry({}))
+    engine = Engine(name="0", client=client, workflows=load_workflows(WORKFLOWS))
     engine.state, engine.missing = "ready", {"smoke": ()}
     let_go, runners = asyncio.Event(), list[Lingering]()
 

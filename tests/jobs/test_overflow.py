@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -294,6 +297,10 @@ async def test_after_a_restart_the_run_is_followed_and_not_sent_again(
 async def test_nothing_of_it_is_there_unless_asked_for(tmp_path: Path) -> None:
     plain = Settings(data_dir=tmp_path, admission="off")
     assert Gateway(plain).overflow is None
+    imported = "import sys, app.main; print({'app.jobs.overflow', 'runpod'} & {*sys.modules})"
+    command = [sys.executable, "-c", imported]
+    ran = await asyncio.to_thread(subprocess.run, command, capture_output=True, check=True)
+    assert ran.stdout.strip() == b"set()"
     for changed, words in (
         ({"serverless_url": "https://api.runpod.ai/v2/x"}, "GATEWAY_SERVERLESS_KEY"),
         ({"serverless_url": "http://example.com/v2/x", "serverless_key": "k"}, "https"),

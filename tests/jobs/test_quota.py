@@ -71,6 +71,7 @@ async def test_jobs_from_before_the_start_count(db: Database, clock: Clock) -> N
         await submit(db, quota(each=1), clock, caller("one"))
 
 
+@pytest.mark.sqlite_only
 async def test_below_the_limit_nothing_is_counted(db: Database, clock: Clock) -> None:
     limit = quota()
     await submit(db, limit, clock, caller("one"))

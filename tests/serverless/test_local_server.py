@@ -11,8 +11,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from typing import Any
 
 import httpx
@@ -23,37 +21,8 @@ from tests.livekit import environment
 from tests.ports import free_port
 
 
-class _Platform(BaseHTTPRequestHandler):
-    """Where the SDK sends what is known of a job that still runs."""
-
-    told: list[dict[str, Any]]
-
-    def do_POST(self) -> None:
-        self.told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
 @pytest.fixture(scope="module")
-def told() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """A URL for progress, and what came there."""
-    received: list[dict[str, Any]] = []
-    server = ThreadingHTTPServer(
-        ("127.0.0.1", 0), type("Platform", (_Platform,), {"told": received})
-    )
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/job-done/$ID?x=1", received
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture(scope="module")
-def local(
-    tmp_path_factory: pytest.TempPathFactory, told: tuple[str, list[dict[str, Any]]]
-) -> Iterator[httpx.Client]:
+def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """The SDK's server as a process, the way a developer starts it."""
     directory = tmp_path_factory.mktemp("local")
     engine = Engine(directory / "engine", "--no-work", "--step-seconds", "0.02", "--probe-nodes")
@@ -72,7 +41,6 @@ def local(
                 GATEWAY_COMFYUI_URLS=engine.url,
                 GATEWAY_ADMISSION="off",
                 GATEWAY_MIN_FREE_BYTES="0",
-                RUNPOD_WEBHOOK_POST_OUTPUT=told[0],
             ),
         )
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
@@ -91,16 +59,12 @@ def local(
     engine.kill()
 
 
-def test_runsync_gives_the_job_and_its_video_and_progress_was_told_before(
-    local: httpx.Client, media: dict[str, Any], told: tuple[str, list[dict[str, Any]]]
-) -> None:
+def test_runsync_gives_the_job_and_its_video(local: httpx.Client, media: dict[str, Any]) -> None:
     request = {"workflow": "smoke", "request": media, "max_run_seconds": 60}
     answer = local.post("/runsync", json={"input": request}).json()
     assert answer["status"] == "COMPLETED", answer
     assert answer["output"]["job"]["status"] == "succeeded"
     assert answer["output"]["video"]["base64"]
-    assert [news["status"] for news in told[1]][:1] == ["IN_PROGRESS"]
-    assert "fraction" in told[1][0]["output"]
 
 
 def test_run_gives_an_id_and_status_what_became_of_it(
