@@ -415,12 +415,15 @@ class Runner:
         return self._lost(Loss.FORGOTTEN, "The engine forgot the prompt while it executed it.")
 
     async def _learn(self, task: Task, *, oom: bool) -> None:
-        sampler = self._sampler
-        if sampler is None or not sampler.peak_mib or not (self._alone or oom):
-            return  # nothing was measured, or somebody else's models along with it
-        # With other models in the engine the peak is not the run's own. That it ran out is: what
-        # it was admitted for was not enough.
-        peak_mib = sampler.peak_mib if self._alone else 0
+        sampler = self._sampler or self._gate.sampler()
+        if sampler is None:
+            return
+        # With other models in the engine the peak is not the run's own, and a run that is over at
+        # once has none. That it ran out of memory counts all the same: what it was admitted for
+        # was not enough.
+        peak_mib = (sampler.peak_mib or 0) if self._alone else 0
+        if not peak_mib and not oom:
+            return
         try:
             await self._teach(task, sampler, peak_mib, oom=oom)
         except (StorageFull, StoreUnavailable) as error:
