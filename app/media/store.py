@@ -288,11 +288,10 @@ def _finished(session: Session, blob_id: int) -> StoredBlob:
 
 
 def _touch(session: Session, sha256: str, now: datetime) -> StoredBlob | None:
+    # Written before it is looked at, so that a sweep beside us takes it before or not at all.
+    session.exec(update(Blob).where(col(Blob.sha256) == sha256).values(touched_at=now))
     blob = session.exec(select(Blob).where(col(Blob.sha256) == sha256)).first()
-    if blob is None:
-        return None
-    blob.touched_at = now
-    return _stored(blob)
+    return None if blob is None else _stored(blob)
 
 
 def _finish(session: Session, blob_id: int, sha256: str, size: int, now: datetime) -> StoredBlob:
@@ -313,9 +312,10 @@ def _finish(session: Session, blob_id: int, sha256: str, size: int, now: datetim
 def _forget_unreferenced(session: Session, cutoff: datetime) -> int:
     """Delete the rows only; the chunks are then found as those without a blob."""
     blob_id = col(Blob.id)
+    untouched = col(Blob.touched_at) < cutoff
     gone = session.exec(
         select(Blob.id, Blob.bytes).where(
-            col(Blob.touched_at) < cutoff,
+            untouched,
             *(
                 ~select(1).where(column == blob_id).exists()
                 for column in (
@@ -326,9 +326,10 @@ def _forget_unreferenced(session: Session, cutoff: datetime) -> int:
             ),
         )
     ).all()
-    for id_, _ in gone:
-        session.exec(delete(Blob).where(blob_id == id_))
-    return sum(size for _, size in gone)
+    return sum(
+        size * session.exec(delete(Blob).where(blob_id == id_, untouched)).rowcount
+        for id_, size in gone
+    )
 
 
 def _without_blob(session: Session) -> list[int]:
