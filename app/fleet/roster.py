@@ -95,6 +95,13 @@ def present(session: Session, *, lease: timedelta) -> list[Worker]:
     return found
 
 
+def known(session: Session) -> list[Worker]:
+    """All workers of the last day, by name."""
+    found = list(session.exec(select(Worker).order_by(col(Worker.name))).all())
+    session.expunge_all()
+    return found
+
+
 def states(workers: Sequence[Worker]) -> list[EngineState]:
     """How all their engines stood when they last said so.
 

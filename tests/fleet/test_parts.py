@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from multiprocessing import get_context
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -16,6 +18,7 @@ import sqlalchemy as sa
 from sqlmodel import Session
 
 from app.database import Database
+from app.doctor.store import look_at_server
 from app.errors import InvalidRequest
 from app.fleet import roster
 from app.fleet.held import Done, HeldJobs, Later
@@ -31,6 +34,7 @@ from app.jobs.states import Caps, Loss, after_loss
 from app.jobs.supply import Waiting
 from app.jobs.tables import Job
 from app.schema import revisions, upgrade
+from tests.clikit import Ended, invoke
 from tests.conftest import MIGRATIONS, Clock, empty
 from tests.postgres import Server
 
@@ -377,3 +381,82 @@ def _upgraded(url: str) -> tuple[str | None, str]:
         return upgrade(database.engine, MIGRATIONS)
     finally:
         database.close()
+
+
+# --- what operators ask --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def command(
+    shared: Database,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Callable[..., Ended]:
+    """`steadydancer` with the shared store in its environment."""
+    given = {"GATEWAY_DATABASE_URL": shared.url, "GATEWAY_DATA_DIR": str(tmp_path / "data")}
+    return lambda *words: invoke(monkeypatch, capsys, *words, environment=given)
+
+
+async def enlisted(db: Database, name: str) -> roster.Self:
+    me = roster.Self(name, name, "x", "1", (f"{name}/engine-0",))
+    assert await db.write(lambda session: roster.enlist(session, me, lease=LEASE))
+    return me
+
+
+def test_a_worker_is_drained_and_resumed_by_name(
+    shared: Database, command: Callable[..., Ended]
+) -> None:
+    me = asyncio.run(enlisted(shared, "pod-7"))
+    asyncio.run(enlisted(shared, "pod-8"))
+
+    def told() -> bool | None:
+        return asyncio.run(shared.write(lambda session: roster.report(session, me, [])))
+
+    assert command("workers", "drain", "pod-7").returncode == 0
+    assert told() is True
+    rows = json.loads(command("workers", "list", "--json").stdout)
+    assert [(row["name"], row["present"], row["draining"]) for row in rows] == [
+        ("pod-7", True, True),
+        ("pod-8", True, False),
+    ]
+    assert "pod-7                    there, draining" in command("workers", "list").stdout
+    assert json.loads(command("workers", "resume", "pod-7", "--json").stdout) == {
+        "name": "pod-7",
+        "draining": False,
+    }
+    assert told() is False
+    refused = command("workers", "drain", "pod-9")
+    assert refused.returncode == 2
+    assert "no worker 'pod-9'" in refused.stderr
+
+
+def test_a_shared_store_is_backed_up_by_its_servers_tools(command: Callable[..., Ended]) -> None:
+    run = command("db", "backup", "copy.db")
+    assert run.returncode == 2
+    assert "pg_dump" in run.stderr
+
+
+def test_a_command_of_another_version_leaves_a_shared_store_as_it_is(
+    shared: Database, command: Callable[..., Ended]
+) -> None:
+    execute(shared, "UPDATE alembic_version SET version_num = '0001'")
+    try:
+        run = command("keys", "list")
+    finally:
+        execute(shared, "UPDATE alembic_version SET version_num = :head", head=HEAD)
+    assert run.returncode == 2
+    assert "has schema 0001" in run.stderr
+
+
+def test_doctor_looks_at_the_server(shared: Database) -> None:
+    asyncio.run(enlisted(shared, "pod-7"))
+    seen = look_at_server(shared.url, revisions(MIGRATIONS))
+    assert [(one.name, one.status) for one in seen.findings] == [
+        ("database", "ok"),
+        ("workers", "ok"),
+    ]
+    assert seen.admin_keys == 0
+    away = look_at_server("postgresql+psycopg://a:secret@127.0.0.1:9/x", ["1"])
+    assert away.findings[0].status == "fail"
+    assert "secret" not in away.findings[0].detail
