@@ -17,10 +17,10 @@ JOBS ?= 200
 SEED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test lint types check format chaos bench soak image openapi samples clean
+.PHONY: help setup demo run test lint types check format chaos fleet-chaos bench soak image openapi samples clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 $(UV):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -62,6 +62,10 @@ format: .venv/.done ## Format the code
 
 chaos: .venv/.done ## Kill gateway and engine at random moments: JOBS=200 SEED=...
 	@$(RUN) python -m tests.chaos.campaign --jobs $(JOBS) $(if $(SEED),--seed $(SEED))
+
+fleet-chaos: .venv/.done ## The same to a fleet on PostgreSQL, its database too: JOBS=1000 WORKERS=4 SEED=...
+	@$(RUN) python -m tests.fleet.campaign $(if $(filter command line environment,$(origin JOBS)),--jobs $(JOBS)) \
+	  $(if $(WORKERS),--workers $(WORKERS)) $(if $(SEED),--seed $(SEED))
 
 bench: .venv/.done ## Measure: ROWS=polls,lists for some, QUICK=1 for small sizes, BENCH_FLAGS=--write-docs
 	@$(RUN) python -m tests.bench $(if $(ROWS),--rows $(ROWS)) $(if $(QUICK),--quick) $(BENCH_FLAGS)

@@ -274,6 +274,7 @@ class Gateway:
             make_runner=make_runner,
             caps=self.caps,
             on_end=self.delivery.notify,
+            leaves=self.member is not None,
             now=self.now,
         )
         return Station(dispatcher, gate)
@@ -550,6 +551,8 @@ class Gateway:
         for task in loops:
             task.cancel()
         await asyncio.gather(*loops, return_exceptions=True)
+        if self.member is not None:
+            await self.member.leave()
 
     def _announce(self) -> None:
         for station in self.stations:
@@ -603,6 +606,7 @@ def _member(settings: Settings, db: Database, *, worker: bool) -> Member | None:
         name=settings.worker_name or socket.gethostname(),
         version=VERSION,
         lease=timedelta(seconds=settings.worker_lease_seconds),
+        worker=worker,
     )
 
 

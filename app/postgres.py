@@ -16,9 +16,10 @@ import sqlalchemy as sa
 from psycopg import errors
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm.exc import StaleDataError
 from sqlmodel import Session
 
-from app.errors import StorageFull, StoreUnavailable
+from app.errors import InvalidRequest, StorageFull, StoreUnavailable
 
 T = TypeVar("T")
 
@@ -30,7 +31,29 @@ _LOCK_SECONDS = 10
 _STATEMENT_SECONDS = 60
 """Bounds, so that nothing waits for a dead peer: to connect, for a lock, for one statement."""
 
-_AGAIN = (errors.UniqueViolation, errors.SerializationFailure, errors.DeadlockDetected)
+KEEPALIVE = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 4,
+    "tcp_user_timeout": 30_000,
+}
+"""A peer that vanished without a word is noticed in about 30 s, whoever spoke last."""
+
+_AGAIN = (
+    errors.SerializationFailure,
+    errors.DeadlockDetected,
+    errors.UniqueViolation,
+    errors.ForeignKeyViolation,
+)
+_AWAY = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    errors.ReadOnlySqlTransaction,  # a standby, until it is promoted or the address moves on
+    errors.IdleInTransactionSessionTimeout,
+)
+
+
+_RACED = "Others wrote the same rows at the same moment; nothing was stored."
 
 
 def make_engine(url: str, *, connections: int) -> Engine:
@@ -54,10 +77,7 @@ def make_engine(url: str, *, connections: int) -> Engine:
             "connect_timeout": _CONNECT_SECONDS,
             "options": options,
             "application_name": "steadydancer",
-            # A peer that vanished without a word is noticed in about 30 s.
-            "keepalives_idle": 10,
-            "keepalives_interval": 5,
-            "keepalives_count": 4,
+            **KEEPALIVE,
         },
     )
 
@@ -79,6 +99,10 @@ def write(engine: Engine, fn: Callable[[Session], T], *, durable: bool) -> T:
         except DBAPIError as error:
             if tried == _TRIES or not isinstance(error.orig, _AGAIN):
                 raise
+        except StaleDataError as error:
+            # A row that was looked up was deleted before it was written.
+            if tried == _TRIES:
+                raise StoreUnavailable(_RACED, retry_after=1) from error
     raise AssertionError  # pragma: no cover - the last try returns or raises
 
 
@@ -93,11 +117,13 @@ def translate(error: DBAPIError) -> Exception:
         )
     if isinstance(original, errors.LockNotAvailable | errors.QueryCanceled):
         return StoreUnavailable("The database is too busy; nothing was stored.", retry_after=5)
-    if isinstance(original, _AGAIN[1:]):
-        return StoreUnavailable(
-            "Others wrote the same rows at the same moment; nothing was stored.", retry_after=1
+    if isinstance(original, _AGAIN[:2]):
+        return StoreUnavailable(_RACED, retry_after=1)
+    if isinstance(original, psycopg.DataError):
+        return InvalidRequest(
+            "The database cannot hold a value of the request: a text with a NUL character, or a "
+            "number that is too large."
         )
-    gone = isinstance(original, psycopg.OperationalError | psycopg.InterfaceError)
-    if gone or error.connection_invalidated:
+    if isinstance(original, _AWAY) or error.connection_invalidated:
         return StoreUnavailable("The database server cannot be reached.", retry_after=5)
     return error

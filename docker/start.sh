@@ -18,6 +18,7 @@ Reads (all optional; .env.example has more):
                    takes only the models from the volume.
   DATA_DIR         Where everything that must last lies. Default: a folder steadydancer on the
                    volume that RunPod mounts, if there is one, else /data.
+  ROLE             serve (default), or worker: run jobs of the store that GATEWAY_DATABASE_URL names.
   LOW_VRAM         auto (default), true or false: smaller variant, all blocks swapped, tiles.
   DOWNLOAD_MODELS  true (default with a GPU) or false: bring missing models, beside the gateway.
   COMFYUI_PAGE     true (default) or false: ComfyUI's own page on PAGE_PORT for admin keys.
@@ -121,6 +122,16 @@ settle() {
   export DATA_DIR=${DATA_DIR:-$(default_data_dir)}
   look_at_the_card
   export LOW_VRAM=${LOW_VRAM:-auto} IMAGE_KIND=$kind
+  case ${ROLE:=serve} in
+    serve) ;;
+    worker)
+      # It answers for its health only: nobody else calls it, and it makes no keys.
+      export GATEWAY_HOST=${GATEWAY_HOST:-127.0.0.1}
+      export GATEWAY_MAKE_FIRST_KEY=${GATEWAY_MAKE_FIRST_KEY:-false}
+      COMFYUI_PAGE=false
+      ;;
+    *) die "$EXIT_USAGE" "ROLE is serve or worker, not $ROLE" ;;
+  esac
   export GATEWAY_HOST=${GATEWAY_HOST:-0.0.0.0} GATEWAY_PORT=${GATEWAY_PORT:-8000}
   export GATEWAY_DATA_DIR=${GATEWAY_DATA_DIR:-$DATA_DIR/gateway}
   export GATEWAY_WORKFLOWS_DIR=${GATEWAY_WORKFLOWS_DIR:-$home/workflows}
@@ -223,5 +234,5 @@ bring_models
 unset HF_TOKEN
 case $MODE_TO_RUN in
   serverless) exec "$home/venv/bin/steadydancer" serverless ;;
-  *) exec "$home/venv/bin/steadydancer" serve ;;
+  *) exec "$home/venv/bin/steadydancer" "$ROLE" ;;
 esac

@@ -25,5 +25,15 @@ with engine.connect() as connection:
         compare_type=True,
     )
     with context.begin_transaction():
+        if connection.dialect.name == "postgresql":
+            # Of several processes that start at once one migrates, and the others wait for it: then
+            # they find nothing to do. A large table may take longer than any statement else may.
+            for bound in (
+                "lock_timeout",
+                "statement_timeout",
+                "idle_in_transaction_session_timeout",
+            ):
+                connection.exec_driver_sql(f"SET LOCAL {bound} = 0")
+            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7356291, 0)")
         context.run_migrations()
     connection.commit()

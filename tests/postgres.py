@@ -47,6 +47,7 @@ class Server:
     binaries: Path
     directory: Path
     port: int = field(default_factory=free_port)
+    settings: tuple[str, ...] = ()
     _process: subprocess.Popen[bytes] | None = None
     _made: int = 0
 
@@ -72,7 +73,13 @@ class Server:
         )
 
     def start(self) -> None:
-        quick = ("fsync=off", "full_page_writes=off", "max_connections=200", "shared_buffers=64MB")
+        quick = (
+            "fsync=off",
+            "full_page_writes=off",
+            "max_connections=200",
+            "shared_buffers=64MB",
+            *self.settings,
+        )
         settings = [word for one in quick for word in ("-c", one)]
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -148,11 +155,11 @@ class Server:
 
 
 @contextmanager
-def running_postgres() -> Iterator[Server]:
+def running_postgres(*settings: str) -> Iterator[Server]:
     """A server for the length of the block, in a folder that its user can reach."""
     binaries = need_postgres()
     place = Path(os.environ.get("TMPDIR", "/tmp")) / f"gateway-postgres-{os.getpid()}"
-    server = Server(binaries, place)
+    server = Server(binaries, place, settings=settings)
     if server._user is not None:
         pwd.getpwnam(server._user)
     try:

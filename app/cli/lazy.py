@@ -34,6 +34,7 @@ class RootGroup(TyperGroup):
         "models": ("app.cli.models", "The model files that the workflows need."),
         "db": ("app.cli.db", "The database: backup, restore, check, upgrade, and its media."),
         "vram": ("app.cli.vram", "Memory needs that were learned from finished runs."),
+        "workers": ("app.cli.workers", "The machines that run the jobs of a shared store."),
     }
     """Name to module and help."""
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.errors import Misconfigured
+from app.errors import Misconfigured, StoreUnavailable
 
 if TYPE_CHECKING:
     from app.database import Database
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 @contextmanager
 def opened(settings: Settings) -> Iterator[Database]:
     """The store; made, or brought to this version's schema, where no gateway holds it.
+
+    One that others share is made, and else left as it is: `db upgrade` decides for all of them.
 
     Raises:
         StoreUnavailable: It cannot be used, or the gateway that holds it is of another version.
@@ -29,7 +31,16 @@ def opened(settings: Settings) -> Iterator[Database]:
     database = Database(settings.store_url)
     try:
         with translated():
-            if current_revision(database.engine) != revisions(settings.migrations_dir)[-1]:
+            current, newest = (
+                current_revision(database.engine),
+                revisions(settings.migrations_dir)[-1],
+            )
+            if settings.is_shared and current not in {None, newest}:
+                raise StoreUnavailable(
+                    f"The shared store has schema {current}, and this version {newest}. "
+                    "`steadydancer db upgrade` of the newer version brings it up to date."
+                )
+            if current != newest:
                 with sole_instance(settings.data_dir):
                     upgrade(database.engine, settings.migrations_dir)
         database.open()
@@ -45,5 +56,8 @@ def sqlite_file(settings: Settings) -> Path:
         Misconfigured: It is on a server, which has tools of its own for this.
     """
     if not settings.store_url.startswith("sqlite"):
-        raise Misconfigured("The store is not a file; copy it with the tools of its database.")
+        raise Misconfigured(
+            "The store is on a PostgreSQL server, which has tools of its own: `pg_dump -Fc` makes "
+            "a backup while gateways run, `pg_restore` puts it into an empty database."
+        )
     return Path(settings.store_url.removeprefix("sqlite:///"))

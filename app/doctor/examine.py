@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -52,9 +53,11 @@ async def examine(
     holder = await port_holder(settings.host, settings.port)
     found.append(machine.port(settings.host, settings.port, holder))
     path = Database(settings.store_url).path
-    stored = store.Stored((Finding("database", "skip", "It is on a server."),))
+    known = revisions(settings.migrations_dir)
     if path is not None:
-        stored = store.look(path, revisions(settings.migrations_dir))
+        stored = store.look(path, known)
+    else:
+        stored = await asyncio.to_thread(store.look_at_server, settings.store_url, known)
     found += stored.findings
     found.append(machine.clock(now(), stored.newest))
     found.append(

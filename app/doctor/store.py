@@ -8,10 +8,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import sqlalchemy as sa
+
 from app.backup import check
+from app.database import Database, translated
 from app.doctor.finding import Finding
-from app.errors import StoreUnavailable
+from app.errors import GatewayError, StoreUnavailable
 from app.filesystem import NO_WAL, file_system_of
+from app.schema import current_revision
+
+_ADMINS = (
+    "SELECT count(*) FROM api_key WHERE revoked_at IS NULL AND CAST(scopes AS text) LIKE '%admin%'"
+)
+_WORKERS = "SELECT count(*) FROM worker WHERE heartbeat_at > now() - interval '5 minutes'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +65,45 @@ def look(path: Path, known: Sequence[str]) -> Stored:
         return Stored((where, Finding("database", "fail", f"{path}: {error}.", advice)))
 
 
+def look_at_server(url: str, known: Sequence[str]) -> Stored:
+    """Look at a store on PostgreSQL, and change nothing of it.
+
+    Args:
+        url: SQLAlchemy's.
+        known: This version's schema revisions, oldest first.
+    """
+    parts = sa.make_url(url)
+    name = f"{parts.database} on {parts.host or 'a local socket'}"
+    database = Database(url)
+    try:
+        with translated():
+            revision = current_revision(database.engine)
+            if revision is None:
+                made = Finding("database", "ok", f"{name} is empty; the first start makes it.")
+                return Stored((made,), admin_keys=0)
+            if revision != known[-1]:
+                return Stored((_other_schema(name, revision, known),))
+            with database.engine.connect() as connection:
+                version = connection.execute(sa.text("SHOW server_version")).scalar_one()
+                newest = connection.execute(sa.text("SELECT max(created_at) FROM job")).scalar()
+                admins = connection.execute(sa.text(_ADMINS)).scalar_one()
+                workers = connection.execute(sa.text(_WORKERS)).scalar_one()
+    except ImportError:
+        advice = "Install the gateway with its extra `fleet`."
+        return Stored((Finding("database", "fail", "PostgreSQL's driver is not here.", advice),))
+    except GatewayError as error:
+        advice = "Check GATEWAY_DATABASE_URL, and that this machine may connect."
+        return Stored((Finding("database", "fail", f"{name}: {error.detail}", advice),))
+    finally:
+        database.close()
+    sound = Finding("database", "ok", f"{name}: PostgreSQL {version}, schema {revision}.")
+    there = Finding("workers", "ok", f"{workers} reported within five minutes.")
+    if not workers:
+        advice = "Start `steadydancer worker` on each machine with a GPU (docs/fleet.md)."
+        there = Finding("workers", "warn", "None reported within five minutes.", advice)
+    return Stored((sound, there), newest=newest, admin_keys=int(admins))
+
+
 def _read(path: Path, known: Sequence[str], where: Finding) -> Stored:
     connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=10)
     try:
@@ -68,9 +116,7 @@ def _read(path: Path, known: Sequence[str], where: Finding) -> Stored:
         if revision != known[-1]:
             return Stored((where, _other_schema(path, revision, known)))
         newest = connection.execute("SELECT max(created_at) FROM job").fetchone()[0]
-        admins = connection.execute(
-            "SELECT count(*) FROM api_key WHERE revoked_at IS NULL AND scopes LIKE '%admin%'"
-        ).fetchone()[0]
+        admins = connection.execute(_ADMINS).fetchone()[0]
     finally:
         connection.close()
     sound = Finding("database", "ok", f"{path} is sound; schema {revision}.")
@@ -83,8 +129,8 @@ def _read(path: Path, known: Sequence[str], where: Finding) -> Stored:
     return Stored((where, sound, journal), newest=time, admin_keys=int(admins))
 
 
-def _other_schema(path: Path, revision: str | None, known: Sequence[str]) -> Finding:
-    detail = f"{path} has schema {revision}, this version {known[-1]}."
+def _other_schema(where: Path | str, revision: str | None, known: Sequence[str]) -> Finding:
+    detail = f"{where} has schema {revision}, this version {known[-1]}."
     if revision is None or revision in known:
         advice = "It is upgraded at the next start, or by: steadydancer db upgrade"
         return Finding("database", "warn", detail, advice)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from psycopg import AsyncConnection
+from psycopg.conninfo import make_conninfo
 from sqlalchemy.engine import make_url
+
+from app.postgres import KEEPALIVE
 
 CONNECT_SECONDS = 10
 
 
 def conninfo(url: str) -> str:
-    """The address as psycopg takes it, from SQLAlchemy's."""
-    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    """The address as psycopg takes it, from SQLAlchemy's, with the bounds of every connection."""
+    plain = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    return make_conninfo(
+        plain, connect_timeout=CONNECT_SECONDS, application_name="steadydancer", **KEEPALIVE
+    )
 
 
 async def connect(url: str) -> AsyncConnection:
@@ -19,12 +25,4 @@ async def connect(url: str) -> AsyncConnection:
     Raises:
         psycopg.OperationalError: The server cannot be reached.
     """
-    return await AsyncConnection.connect(
-        conninfo(url),
-        autocommit=True,
-        connect_timeout=CONNECT_SECONDS,
-        application_name="steadydancer",
-        keepalives_idle=10,
-        keepalives_interval=5,
-        keepalives_count=4,
-    )
+    return await AsyncConnection.connect(conninfo(url), autocommit=True)

@@ -114,6 +114,13 @@ class HeldJobs:
     # --- for procrastinate's worker --------------------------------------------------------------
 
     @property
+    def workflows(self) -> list[str]:
+        """The workflows of which the engine was seen to have every part."""
+        if self.dispatcher is None:
+            return []
+        return sorted(name for name, lacks in self.dispatcher.engine.missing.items() if not lacks)
+
+    @property
     def hungry(self) -> bool:
         """Whether another job should be fetched now."""
         if self.dispatcher is None or not self.dispatcher.wants_jobs:

@@ -13,6 +13,9 @@ from app.fleet.connection import connect
 log = structlog.get_logger(__name__)
 
 _LOCK = "SELECT pg_try_advisory_lock(7356291, 2)"
+_LEAVE = "SET idle_session_timeout = '20s'"
+"""A leader that is frozen keeps its connection, and with it the lock: the server ends it."""
+
 _RETRY_SECONDS = 2.0
 _ANSWER_SECONDS = 10.0
 
@@ -48,6 +51,7 @@ class Leader:
 
     async def _locked(self, connection: psycopg.AsyncConnection) -> bool:
         async with asyncio.timeout(_ANSWER_SECONDS):
+            await connection.execute(_LEAVE)
             row = await (await connection.execute(_LOCK)).fetchone()
         return row is not None and bool(row[0])
 

@@ -15,6 +15,7 @@ from app.jobs.distribution import CANCEL, CHANGED
 log = structlog.get_logger(__name__)
 
 _PROBE_SECONDS = 10.0
+_ANSWER_SECONDS = 10.0
 _RECONNECT_SECONDS = 1.0
 
 
@@ -62,4 +63,5 @@ class Listener:
                         self._on_cancel(heard.payload)
                     else:
                         self._on_change(heard.payload)
-                await connection.execute("SELECT 1")
+                async with asyncio.timeout(_ANSWER_SECONDS):
+                    await connection.execute("SELECT 1")

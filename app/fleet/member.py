@@ -20,6 +20,7 @@ from app.fleet.listener import Listener
 from app.fleet.puller import Puller
 from app.fleet.rescue import Rescue
 from app.fleet.stations import RemoteStations
+from app.jobs.distribution import next_class, vram_class
 from app.jobs.feed import Feed
 from app.jobs.states import Caps
 from app.jobs.stations import LocalStations, Station
@@ -40,9 +41,13 @@ class Member:
         remote: Every engine of the fleet.
     """
 
-    def __init__(self, db: Database, *, name: str, version: str, lease: timedelta) -> None:
+    def __init__(
+        self, db: Database, *, name: str, version: str, lease: timedelta, worker: bool
+    ) -> None:
         self.clock = DatabaseClock(db)
-        self.remote = RemoteStations(db, lease=lease)
+        # A worker wants to know of the others only whether one has a larger card.
+        look = lease.total_seconds() if worker else 1.0
+        self.remote = RemoteStations(db, lease=lease, look_seconds=look)
         self._db = db
         self.name = name
         self._version = version
@@ -80,9 +85,11 @@ class Member:
             )
 
     def _is_larger(self, mib: int) -> bool:
-        found = self.remote.look()
+        """Whether a card serves the class above that of a need: a little more is no help."""
+        above = next_class(vram_class(mib))
         return any(
-            one.ready and (one.capacity_mib is None or one.capacity_mib > mib) for one in found
+            one.ready and (one.capacity_mib is None or vram_class(one.capacity_mib) >= above)
+            for one in self.remote.look()
         )
 
     # --- life ----------------------------------------------------------------------------------
@@ -156,6 +163,16 @@ class Member:
         """Fetch no more jobs and let go of those that have not begun."""
         for puller in self._pullers:
             puller.stop()
+
+    async def leave(self) -> None:
+        """Give the worker's name back, once nothing runs here any more."""
+        if self._me is None:
+            return
+        me = self._me
+        try:
+            await self._db.write(lambda session: roster.leave(session, me))
+        except (StorageFull, StoreUnavailable) as error:
+            log.warning("cannot leave; this worker is missed in a while", reason=error.detail)
 
     # --- the loops -----------------------------------------------------------------------------
 

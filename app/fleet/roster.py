@@ -8,12 +8,15 @@ from datetime import timedelta
 from typing import Any
 
 import sqlalchemy as sa
-from pydantic import TypeAdapter
+import structlog
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import Session, col, select
 
 from app.fleet.tables import Worker
 from app.jobs.stations import EngineState
+
+log = structlog.get_logger(__name__)
 
 _STATES: TypeAdapter[list[EngineState]] = TypeAdapter(list[EngineState])
 _FORGOTTEN = timedelta(days=1)
@@ -78,6 +81,12 @@ def report(session: Session, me: Self, states: Sequence[EngineState]) -> bool | 
     return found
 
 
+def leave(session: Session, me: Self) -> None:
+    """Give the name back: this process ends in order."""
+    mine = (col(Worker.name) == me.name, col(Worker.incarnation) == me.incarnation)
+    session.connection().execute(sa.delete(Worker).where(*mine))
+
+
 def present(session: Session, *, lease: timedelta) -> list[Worker]:
     """The workers that reported within a lease, by name."""
     alive = col(Worker.heartbeat_at) >= sa.func.now() - lease
@@ -86,9 +95,30 @@ def present(session: Session, *, lease: timedelta) -> list[Worker]:
     return found
 
 
+def known(session: Session) -> list[Worker]:
+    """All workers of the last day, by name."""
+    found = list(session.exec(select(Worker).order_by(col(Worker.name))).all())
+    session.expunge_all()
+    return found
+
+
 def states(workers: Sequence[Worker]) -> list[EngineState]:
-    """How all their engines stood when they last said so."""
-    return [state for worker in workers for state in _STATES.validate_python(worker.states)]
+    """How all their engines stood when they last said so.
+
+    A worker of another version may say it in other words; it works all the same.
+    """
+    found: list[EngineState] = []
+    for worker in workers:
+        try:
+            found += _STATES.validate_python(worker.states)
+        except ValidationError:
+            log.warning("what a worker says is not understood", worker=worker.name)
+    return found
+
+
+def answers(session: Session) -> bool:
+    """Ask the database for nothing but an answer."""
+    return bool(session.connection().execute(sa.text("SELECT true")).scalar_one())
 
 
 def drain(session: Session, *, draining: bool, name: str | None = None) -> int:

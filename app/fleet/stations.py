@@ -15,8 +15,6 @@ from app.jobs.stations import EngineState
 
 log = structlog.get_logger(__name__)
 
-_LOOK_SECONDS = 1.0
-
 
 class RemoteStations:
     """What the workers last said of their engines.
@@ -26,17 +24,24 @@ class RemoteStations:
     """
 
     def __init__(
-        self, db: Database, *, lease: timedelta, also: Sequence[Callable[[], Awaitable[None]]] = ()
+        self,
+        db: Database,
+        *,
+        lease: timedelta,
+        look_seconds: float = 1.0,
+        also: Sequence[Callable[[], Awaitable[None]]] = (),
     ) -> None:
         """Make it; nothing is known yet.
 
         Args:
             db: The store.
             lease: A worker that has not reported for so long is gone.
+            look_seconds: How often to look.
             also: What else is to be read again from time to time.
         """
         self._db = db
         self._lease = lease
+        self._look_seconds = look_seconds
         self._also = also
         self._seen: Sequence[EngineState] = ()
 
@@ -69,4 +74,4 @@ class RemoteStations:
                     await read()
             except (StorageFull, StoreUnavailable) as error:
                 log.warning("the workers cannot be looked at", reason=error.detail)
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(self._look_seconds)

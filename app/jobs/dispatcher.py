@@ -68,6 +68,7 @@ class Dispatcher:
         make_runner: MakeRunner,
         caps: Caps,
         on_end: Callable[[], None] = lambda: None,
+        leaves: bool = False,
         tick_seconds: float = 0.5,
         adopt_seconds: float = 10.0,
         now: Callable[[], datetime],
@@ -85,6 +86,7 @@ class Dispatcher:
         self._make_runner = make_runner
         self._caps = caps
         self._on_end = on_end
+        self._leaves = leaves
         self._tick_seconds = tick_seconds
         self._adopt_seconds = adopt_seconds
         self._now = now
@@ -107,20 +109,23 @@ class Dispatcher:
         """Claim no more and stop following.
 
         An engine that goes on without the gateway keeps its prompts: they are followed again
-        after the next start. What an engine of our own had is requeued and does not count.
+        after the next start. What an engine of our own had is requeued and does not count; and so
+        is everything where other machines can run it and this one may not come back.
         """
         self.draining = self._stopping = True
         running = dict(self._runners)
         for _, task in running.values():
             task.cancel()
         await asyncio.gather(*(task for _, task in running.values()), return_exceptions=True)
-        if self.engine.supervisor is None:
+        if self.engine.supervisor is None and not self._leaves:
             return
         for runner, _ in running.values():
             await self._requeue(runner.fence)
+            if self.engine.supervisor is None:
+                await runner.abandon()
 
     async def _requeue(self, fence: Fence) -> None:
-        note = FailureNote("engine-died", "The gateway was stopped, and its engine with it.")
+        note = FailureNote("engine-died", "The gateway that ran it was stopped.")
         try:
             await self._write(
                 fence.job_id,

@@ -7,23 +7,39 @@ Procrastinate's table says who may take which job; a job's own row stays the tru
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 from sqlmodel import Session
-
-if TYPE_CHECKING:
-    from procrastinate.manager import JobManager
 
 TASK = "steadydancer.run"
 CHANGED = "steadydancer_changed"
 CANCEL = "steadydancer_cancel"
 """Channels of NOTIFY; the payload is the job's id."""
 
+LARGEST_CLASS = 1024
+"""In GiB: what needs more is of this class."""
+
 _MIB_OF_GIB = 1024
+_TURNS = 4096
+"""Jobs of one key that are told apart by how many of its jobs came before them."""
+
 _NOTIFY = sa.text("SELECT pg_notify(:channel, :job_id)")
-_OFFERED = sa.text(
-    "SELECT 1 FROM procrastinate_jobs WHERE queueing_lock = :job_id AND status = 'todo'"
+
+# Procrastinate's own function, called through our session: an error of it is one of the session's,
+# and what other processes did at the same moment is met by running the transaction again.
+_OFFER = sa.text(
+    """
+    SELECT procrastinate_defer_jobs_v1(ARRAY[ROW(
+        :queue, :task, :priority, NULL, :job_id,
+        jsonb_build_object('job_id', CAST(:job_id AS text)), CAST(:not_before AS timestamptz)
+    )::procrastinate_job_to_defer_v1])
+     WHERE NOT EXISTS (
+        SELECT 1 FROM procrastinate_jobs WHERE queueing_lock = :job_id AND status = 'todo')
+    """
+)
+_WAITING = sa.text(
+    "SELECT count(*) FROM (SELECT 1 FROM job WHERE status = 'queued' AND id <> :job_id"
+    " AND owner IS NOT DISTINCT FROM CAST(:owner AS text) LIMIT :most) AS waiting"
 )
 
 
@@ -33,7 +49,7 @@ def vram_class(mib: int) -> int:
     A card serves every class up to its own. One of its own class can be a little too large for it,
     which its admission finds out.
     """
-    gib = max(mib, 0) // _MIB_OF_GIB
+    gib = min(max(mib, 0) // _MIB_OF_GIB, LARGEST_CLASS)
     return gib - gib % _step(gib)
 
 
@@ -46,9 +62,13 @@ def _step(gib: int) -> int:
     return 1 if gib < 32 else 4 if gib < 96 else 16
 
 
-def queue_name(vram: int) -> str:
-    """Procrastinate's queue of a class."""
-    return f"vram-{vram}"
+def queue_name(vram: int, workflow: str) -> str:
+    """Procrastinate's queue of a class and a workflow.
+
+    A worker asks only for what its card and its files can run: what it handed back would come
+    first again the next time, before jobs that it can run.
+    """
+    return f"vram-{vram}/{workflow}"
 
 
 def is_shared(session: Session) -> bool:
@@ -60,38 +80,45 @@ def offer(
     session: Session,
     job_id: str,
     *,
+    workflow: str,
+    owner: str | None,
     priority: int,
     need_mib: int,
     again: bool = False,
     not_before: datetime | None = None,
 ) -> None:
-    """Offer a queued job to the workers whose cards are large enough.
+    """Offer a queued job to the workers that can run it.
+
+    Among jobs of one priority those that ran before come first, then those of keys with the fewest
+    jobs waiting, then the oldest: who fills the queue waits behind who asks for little.
 
     Args:
         session: The transaction that makes it queued.
         job_id: The job.
+        workflow: What it runs.
+        owner: Its key; None on loopback.
         priority: As the client gave it.
         need_mib: What it is expected to take.
-        again: It ran before, so that it comes before younger jobs of its priority.
+        again: It ran before.
         not_before: Not to be taken before this time.
     """
     if not is_shared(session):
         return
-    connection = session.connection()
-    if connection.execute(_OFFERED, {"job_id": job_id}).first() is not None:
-        return
-    from procrastinate.jobs import Job  # noqa: PLC0415 - there only where a store is shared
-
-    job = Job(
-        queue=queue_name(vram_class(need_mib)),
-        task_name=TASK,
-        priority=2 * priority + again,
-        lock=None,
-        queueing_lock=job_id,
-        task_kwargs={"job_id": job_id},
-        scheduled_at=not_before,
+    run = session.connection().execute
+    most = _TURNS - 1
+    before = 0
+    if not again:
+        before = run(_WAITING, {"job_id": job_id, "owner": owner, "most": most}).scalar_one()
+    run(
+        _OFFER,
+        {
+            "queue": queue_name(vram_class(need_mib), workflow),
+            "task": TASK,
+            "priority": (2 * priority + again) * _TURNS + most - before,
+            "job_id": job_id,
+            "not_before": not_before,
+        },
     )
-    _manager().batch_defer_jobs([job], connection=connection.connection.driver_connection)
 
 
 def changed(session: Session, job_id: str) -> None:
@@ -104,11 +131,3 @@ def cancel_asked(session: Session, job_id: str) -> None:
     """Tell the worker that runs the job, once this is committed."""
     if is_shared(session):
         session.connection().execute(_NOTIFY, {"channel": CANCEL, "job_id": job_id})
-
-
-def _manager() -> JobManager:
-    """Procrastinate's own statements, on whatever connection they are given."""
-    from procrastinate import SyncPsycopgConnector  # noqa: PLC0415 - as in `offer`
-    from procrastinate.manager import JobManager  # noqa: PLC0415
-
-    return JobManager(SyncPsycopgConnector())

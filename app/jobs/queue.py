@@ -197,7 +197,14 @@ def submit(session: Session, new: NewJob, *, now: datetime) -> Submitted:
         }
         insert(_KEYS, {**key, "job_id": job_id, "created_at": now})
     _log(session, job_id, "job.queued", {}, now=now)
-    distribution.offer(session, job_id, priority=new.priority, need_mib=new.formula_mib)
+    distribution.offer(
+        session,
+        job_id,
+        workflow=new.workflow,
+        owner=new.owner,
+        priority=new.priority,
+        need_mib=new.formula_mib,
+    )
     for warning in new.warnings:
         _log(session, job_id, "job.warning", {"detail": warning}, now=now)
     return Submitted(job_id, replayed=False)
@@ -446,11 +453,13 @@ def lose(
         not_before: Do not offer the job again before this time.
         now: The time of the move.
     """
-    job = session.get(Job, fence.job_id)
+    # Locked, where others write beside us: a cancel that comes between look and move is not lost.
+    job = session.get(Job, fence.job_id, with_for_update=True)
     if job is None or job.attempt != fence.number:
         return False
     before = Losses(job.lost_executing, job.lost_deaths, job.lost_stalls, job.lost_oom)
-    priority, formula_mib, low_memory_mib = job.priority, job.formula_mib, job.low_memory_mib
+    workflow, owner, priority = job.workflow, job.owner, job.priority
+    formula_mib, low_memory_mib = job.formula_mib, job.low_memory_mib
     verdict = after_loss(loss, before, low_memory=job.low_memory, caps=caps)
     if loss is Loss.NOT_STARTED and job.attempt >= caps.max_unstarted:
         verdict = GiveUp("engine-died", before)
@@ -491,6 +500,8 @@ def lose(
     distribution.offer(
         session,
         fence.job_id,
+        workflow=workflow,
+        owner=owner,
         priority=priority,
         need_mib=low_memory_mib if verdict.low_memory else formula_mib,
         again=True,
@@ -501,6 +512,7 @@ def lose(
 
 def cancel(session: Session, job_id: str, *, now: datetime) -> bool:
     """Cancel a queued job at once; mark a running one. Say whether anything changed."""
+    session.get(Job, job_id, with_for_update=True)  # or it may be requeued between the two tries
     if _move(session, Move.CANCEL, job_id, now=now, reason=None, waiting=None):
         _log(session, job_id, "job.canceled", {}, now=now)
         return True

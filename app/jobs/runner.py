@@ -69,6 +69,9 @@ _IN_FLIGHT_SECONDS = 1.0
 """The same for one that a killed gateway had sent: nobody holds its connection any more."""
 
 
+_ABANDON_SECONDS = 2.0
+
+
 class Runner:
     """Runs one attempt on one engine.
 
@@ -137,6 +140,14 @@ class Runner:
         finally:
             self._release()
             self._feed.forget(self.fence.job_id)
+
+    async def abandon(self) -> None:
+        """Take the prompt out of an engine that goes on without us, as far as it obeys at once."""
+        try:
+            async with asyncio.timeout(_ABANDON_SECONDS):
+                await self._leave_engine()
+        except TimeoutError:
+            log.info("the engine keeps a prompt", job_id=self.fence.job_id)
 
     def _release(self) -> None:
         if self.in_engine:

@@ -80,9 +80,11 @@ def claim(
     rows = session.execute(
         sa.select(message, due.c.turn)
         .join(due, due.c.id == col(message.id))
-        .where(due.c.turn <= per_target)
+        # Said again of the row itself: another process may have claimed it since.
+        .where(due.c.turn <= per_target, col(message.next_attempt_at) <= now)
         .order_by(due.c.turn, col(message.next_attempt_at), col(message.id))
         .limit(room)
+        .with_for_update(of=message, skip_locked=True)
     ).all()
     claimed: list[Claimed] = []
     for row, turn_in_target in rows:
@@ -130,7 +132,7 @@ def settle(
         retry_at: When to try again, if it comes to that.
         now: Time of writing.
     """
-    row = session.get(WebhookMessage, claimed.id)
+    row = session.get(WebhookMessage, claimed.id, with_for_update=True)
     if row is None:
         return "gone"
     session.add(

@@ -54,6 +54,15 @@ without() { # COMMAND...: a PATH that has everything but these
 
 # --- start.sh ------------------------------------------------------------------------------------
 
+@test "a worker answers for its health only, and makes no keys" {
+  IMAGE_KIND=cpu ROLE=worker run "$DOCKER_DIR/start.sh" --dry-run
+  [ "$status" -eq 0 ]
+  [[ $output == *"GATEWAY_HOST=127.0.0.1"* && $output == *"GATEWAY_MAKE_FIRST_KEY=false"* ]]
+  [[ $output != *GATEWAY_PROXY_COMMAND* ]]
+  IMAGE_KIND=cpu ROLE=boss run "$DOCKER_DIR/start.sh" --dry-run
+  [ "$status" -eq 2 ]
+}
+
 @test "a 16 GB card, which reports 16376 MiB, is no low-VRAM card" {
   card 16376
   run "$DOCKER_DIR/start.sh" --dry-run

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCKER = ROOT / "docker"
 PAGES = [
     ROOT / "README.md",
-    *(ROOT / "docs" / name for name in ("deploy.md", "operations.md", "models.md")),
+    *(ROOT / "docs" / name for name in ("deploy.md", "operations.md", "models.md", "fleet.md")),
     *sorted(DOCKER.glob("*.md")),
 ]
 WORD = r"[^\s`|;&()]+"

@@ -26,6 +26,7 @@ def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
     [
         ("vendor.compose-spec", "docker-compose.zr4.yml"),
         ("vendor.compose-spec", "docker-compose.dev.yml"),
+        ("vendor.compose-spec", "docker-compose.fleet.yml"),
         ("vendor.github-workflows", "ci/publish.yml"),
     ],
 )

@@ -66,7 +66,9 @@ class Worker(Member):
 
     command = "worker"
 
-    def __init__(self, directory: Path, database: str, name: str, **settings: str) -> None:
-        self.engine = Engine(directory / "engine", "--no-work", "--step-seconds", "0.01")
+    def __init__(
+        self, directory: Path, database: str, name: str, *, step: str = "0.01", **settings: str
+    ) -> None:
+        self.engine = Engine(directory / "engine", "--no-work", "--step-seconds", step)
         self.name = name
         super().__init__(directory, self.engine.url, database, GATEWAY_WORKER_NAME=name, **settings)

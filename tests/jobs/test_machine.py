@@ -8,6 +8,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
+import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -25,6 +27,7 @@ from app.jobs.queue import FailureNote, Fence, NewArtifact, NewJob, Report, Usag
 from app.jobs.states import TERMINAL, Caps, Loss, Status
 from app.jobs.tables import Attempt, Job, JobEvent
 from app.media.tables import Artifact, Blob
+from tests.conftest import empty
 
 NOTE = FailureNote("execution-error", "It broke.")
 SHOWS = {
@@ -44,12 +47,15 @@ class Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.directory = Path(tempfile.mkdtemp())
-        path = self.directory / "gateway.db"
-        shutil.copy(self.template, path)
-        self.db = Database(f"sqlite:///{path}")
+        self.db = self.made()
         self.session = Session(self.db.engine)
         self.now = datetime(2026, 1, 1, tzinfo=UTC)
         self.ended: dict[str, str] = {}
+
+    def made(self) -> Database:
+        path = self.directory / "gateway.db"
+        shutil.copy(self.template, path)
+        return Database(f"sqlite:///{path}")
 
     def teardown(self) -> None:
         self.session.close()
@@ -163,12 +169,40 @@ class Machine(RuleBasedStateMachine):
             assert job.lost_oom <= 2
 
 
-def test_whatever_happens_the_invariants_hold(migrated: Path) -> None:
-    Machine.template = migrated
+class SharedMachine(Machine):
+    """The same on PostgreSQL, where each queued job is offered once."""
+
+    url: str
+
+    def made(self) -> Database:
+        database = Database(self.url)
+        empty(database)
+        with database.engine.begin() as connection:
+            connection.execute(sa.text("TRUNCATE procrastinate_jobs CASCADE"))
+        return database
+
+    @invariant()
+    def every_queued_job_is_offered_once(self) -> None:
+        connection = self.session.connection()
+        waiting = sa.text(
+            "SELECT id, (SELECT count(*) FROM procrastinate_jobs"
+            " WHERE queueing_lock = job.id AND status = 'todo') FROM job WHERE status = 'queued'"
+        )
+        assert all(count == 1 for _, count in connection.execute(waiting))
+
+
+@pytest.mark.parametrize(("machine", "examples"), [(Machine, 15), (SharedMachine, 2)])
+def test_whatever_happens_the_invariants_hold(
+    machine: type[Machine], examples: int, request: pytest.FixtureRequest
+) -> None:
+    if machine is SharedMachine:
+        SharedMachine.url = request.getfixturevalue("migrated_server")
+    else:
+        Machine.template = request.getfixturevalue("migrated")
     run_state_machine_as_test(
-        Machine,
+        machine,
         settings=settings(
-            max_examples=15,
+            max_examples=examples,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(HealthCheck),
