@@ -647,7 +647,7 @@ def _move(
     where = [col(Job.id) == job_id, col(Job.status).in_(sorted(rule.before))]
     if number is not None:
         where.append(col(Job.attempt) == number)
-    changes: dict[str, Any] = {"version": Job.version + 1, **values}
+    changes: dict[str, Any] = {"version": Job.version + 1, **_storable(values)}
     if rule.after is not None:
         changes["status"] = rule.after
         if rule.after in {Status.SUCCEEDED, Status.FAILED, Status.CANCELED}:
@@ -668,9 +668,20 @@ def _attempt(session: Session, fence: Fence, **values: Any) -> bool:  # noqa: AN
     statement = (
         sa.update(Attempt)
         .where(col(Attempt.id) == fence.attempt_id, col(Attempt.finished_at).is_(None))
-        .values(**values)
+        .values(**_storable(values))
     )
     return _count(session, statement) == 1
+
+
+def _storable(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Give values without NUL, which PostgreSQL cannot hold: engines and logs say anything.
+
+    An attempt whose end could not be written would never end.
+    """
+    return {
+        name: value.replace("\x00", "\ufffd") if isinstance(value, str) else value
+        for name, value in values.items()
+    }
 
 
 def _end_attempt(

@@ -142,7 +142,8 @@ def settle(
             at=done.at,
             status_code=done.status_code,
             error=done.error,
-            answer=done.answer[:ANSWER_CHARACTERS],
+            # Whatever a receiver says, its try can be stored: PostgreSQL's texts hold no NUL.
+            answer=done.answer[:ANSWER_CHARACTERS].replace("\x00", "\ufffd"),
             duration_seconds=done.duration_seconds,
         )
     )

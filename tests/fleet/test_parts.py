@@ -34,6 +34,7 @@ from app.jobs.states import Caps, Loss, after_loss
 from app.jobs.supply import Waiting
 from app.jobs.tables import Job
 from app.schema import revisions, upgrade
+from app.webhooks import claims, outbox
 from tests.clikit import Ended, invoke
 from tests.conftest import MIGRATIONS, Clock, empty
 from tests.postgres import Server
@@ -339,6 +340,66 @@ async def test_a_cancel_between_look_and_requeue_is_not_lost(
         assert await asyncio.wrap_future(asked[0])
     status = await shared.read(lambda session: cast("Job", session.get(Job, job_id)).status)
     assert status == "canceled"
+
+
+async def test_what_an_engine_or_a_receiver_says_can_be_stored(
+    shared: Database, clock: Clock
+) -> None:
+    """An end that cannot be written would be tried for ever, and stop who writes it."""
+    job_id = await submit(shared, clock, new_job())
+    fence = await claim(shared, clock, job_id)
+    note = FailureNote("execution-error", "It said \x00.", private="\x00")
+    assert await shared.write(
+        lambda session: queue.fail(session, fence, note, log_tail="a\x00b", now=clock())
+    )
+    await shared.write(
+        lambda session: outbox.enqueue(
+            session,
+            job_id=job_id,
+            owner=None,
+            url="https://receiver.example/",
+            event_type="job.failed",
+            payload={},
+            now=clock(),
+        )
+    )
+    claimed = await shared.write(
+        lambda session: claims.claim(
+            session, room=1, per_target=1, busy={}, lease=LEASE, now=clock()
+        )
+    )
+    told = claims.Try(clock(), 0.1, status_code=500, answer="\x00")
+    settled = await shared.write(
+        lambda session: claims.settle(
+            session, claimed[0], told, retry_at=clock() + LEASE, now=clock()
+        )
+    )
+    assert settled == "retried"
+
+
+async def test_two_leaders_send_no_message_twice(shared: Database, clock: Clock) -> None:
+    """For moments there may be two: what one has claimed is no longer due for the other."""
+    job_id = await submit(shared, clock, new_job())
+    await shared.write(
+        lambda session: outbox.enqueue(
+            session,
+            job_id=job_id,
+            owner=None,
+            url="https://receiver.example/",
+            event_type="job.failed",
+            payload={},
+            now=clock(),
+        )
+    )
+
+    def take(session: Session) -> list[claims.Claimed]:
+        found = claims.claim(session, room=1, per_target=1, busy={}, lease=LEASE, now=clock())
+        session.flush()
+        time.sleep(0.3)
+        return found
+
+    both = await asyncio.gather(shared.write(take), shared.write(take))
+    assert sorted(len(found) for found in both) == [0, 1]
 
 
 async def test_what_a_database_cannot_hold_is_the_callers_fault(shared: Database) -> None:
