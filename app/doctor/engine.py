@@ -120,7 +120,9 @@ def parts(
         names = ", ".join(part.name for part in lacking)
         detail = f"Missing: {names}. {lacking[0].detail}"
         advice = (
-            download_command(workflow, models_dir) if kind == "model" else _pack_advice(version)
+            models.download_command(workflow, models_dir)
+            if kind == "model"
+            else _pack_advice(version)
         )
         found.append(Finding(name, "fail", detail, advice))
     return found
@@ -150,18 +152,10 @@ def manifest(workflow: Workflow, models_dir: Path | None) -> list[Finding]:
     ]
     name = f"{workflow.name} files"
     if wrong:
-        advice = download_command(workflow, models_dir)
+        advice = models.download_command(workflow, models_dir)
         detail = f"In {models_dir}: {', '.join(wrong)}."
         return [*found, Finding(name, "fail", detail, advice)]
     return [*found, Finding(name, "ok", f"All {len(workflow.models)} lie in {models_dir}.")]
-
-
-def download_command(workflow: Workflow, models_dir: Path | None) -> str:
-    """The command that brings what is missing."""
-    words = f"steadydancer models download --workflow {workflow.name}"
-    if workflow.variant:
-        words += f" --variant {workflow.variant}"
-    return f"{words} --models-dir {models_dir or 'COMFYUI/models'}"
 
 
 def _pack_advice(version: str) -> str:

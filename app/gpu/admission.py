@@ -35,6 +35,8 @@ class Situation:
         running_need_mib: `Admit.peak_mib` of the job that runs now; None if none runs.
         margin_mib: Memory that is never given away.
         steady_budget_mib: `Settled.budget_mib`; None judges by this reading alone.
+        asked_in_vain: How often ComfyUI was asked for memory that it keeps all the same, for so
+            long that nobody is to wait behind the job that needs it; 0 if that is not so.
     """
 
     reading: Reading
@@ -43,6 +45,7 @@ class Situation:
     running_need_mib: int | None = None
     margin_mib: int = 512
     steady_budget_mib: int | None = None
+    asked_in_vain: int = 0
 
     @property
     def budget_mib(self) -> int:
@@ -201,6 +204,11 @@ def _wait(wanted: int, room: int, stays: int, situation: Situation) -> VramWait:
     ]
     if engine.source == "unknown":
         sentences.append("What ComfyUI itself holds is not known, so it counts as others'.")
+    if situation.asked_in_vain and stays:
+        sentences.append(
+            f"ComfyUI was asked {situation.asked_in_vain} times to give it back and keeps it: "
+            "restart ComfyUI. Jobs that fit beside it no longer wait behind this one."
+        )
     return VramWait(
         need_mib=wanted,
         room_mib=max(0, room),
@@ -309,6 +317,7 @@ def choose(
 
     It may pass only while that one has waited for less than `backfill_seconds`, so that none
     starves; and not one that only waits for the running job to end, because then it is its turn.
+    One that waits for memory that ComfyUI will not give back (`asked_in_vain`) holds up nobody.
 
     Args:
         candidates: Queued jobs that this engine could run, in any order.
@@ -331,6 +340,8 @@ def choose(
             refused[job.job_id] = decision
             continue
         waits[job.job_id] = decision
+        if decision.until == "engine" and situation.asked_in_vain:
+            continue
         if decision.until != "others" or job.waited_seconds >= backfill_seconds:
             return Choice(None, None, waits, refused, job.job_id)
     return Choice(None, None, waits, refused)

@@ -264,6 +264,8 @@ class Dispatcher:
             await self._expire(job.job_id, note, now)
         if choice.problem is not None:
             await self._say(self._mine(jobs)[:1], "waiting_for_engine", choice.problem)
+        if choice.restart is not None and not self.busy:
+            await self.engine.restart(choice.restart)
         if choice.job_id is None:
             return bool(never)
         chosen = next(item for item in candidates if item.job_id == choice.job_id)

@@ -16,6 +16,7 @@ from app.comfy.client import ComfyClient, EngineError
 from app.comfy.supervisor import Supervisor
 from app.wire import MissingPart
 from app.workflows.check import check
+from app.workflows.models import download_command
 from app.workflows.registry import Registry
 from app.workflows.workflow import Workflow
 
@@ -194,7 +195,10 @@ class Engine:
         self.missing = {workflow.name: _checked(workflow, info) for workflow in self._workflows}
         for name, parts in self.missing.items():
             if parts and self.state != "ready":
-                log.warning("workflow unavailable", workflow=name, missing=[p.name for p in parts])
+                lacks = {"missing": [part.name for part in parts]}
+                if any(part.kind == "model" for part in parts):
+                    lacks["download"] = [download_command(self._workflows.get(name), None)]
+                log.warning("workflow unavailable", workflow=name, **lacks)
         self._set("ready", None)
 
     def _set(self, state: State, detail: str | None) -> None:

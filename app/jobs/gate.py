@@ -29,10 +29,10 @@ from app.gpu.estimate import Estimator, Need, shape_key
 from app.gpu.monitor import GpuMonitor
 from app.gpu.sampler import PeakSampler
 from app.jobs.engine import Engine
+from app.jobs.keeping import Keeping
 from app.jobs.shapes import parse_shape
 from app.wire import VramWait
 
-_KEEPS_SECONDS = 10.0
 _OBSERVE_SECONDS = 2.0
 
 
@@ -47,6 +47,7 @@ class Verdict:
         waits: Jobs that have no room, and why.
         never: Jobs that cannot fit this card at all, and why.
         problem: Why nothing can be decided.
+        restart: Why the engine is to be restarted once nothing runs in it; None if it is not.
     """
 
     words: str
@@ -55,6 +56,7 @@ class Verdict:
     waits: Mapping[str, VramWait] = field(default_factory=dict)
     never: Mapping[str, str] = field(default_factory=dict)
     problem: str | None = None
+    restart: str | None = None
 
 
 class Gate:
@@ -69,6 +71,7 @@ class Gate:
         backfill_seconds: float,
         adopted: bool = True,
         free_seconds: float = 3.0,
+        ask_again_seconds: float = 10.0,
     ) -> None:
         self.monitor = monitor
         self._engine = engine
@@ -77,7 +80,7 @@ class Gate:
         self._free_seconds = free_seconds
         self._loaded: str | None = UNKNOWN_MODELS if adopted else None
         self._lives = engine.lives
-        self._keeps_since: float | None = None
+        self._keeping = Keeping(ask_again_seconds)
 
     def need(self, shape: str, formula_mib: int) -> Need:
         """The expected peak of a shape on this card, learned or by the formula."""
@@ -113,6 +116,7 @@ class Gate:
         """
         if self._engine.lives != self._lives:
             self._lives, self._loaded = self._engine.lives, UNKNOWN_MODELS
+            self._keeping.renewed()
         try:
             situation = await self._look(running_peak_mib)
             choice = choose(candidates, situation, backfill_seconds=self.backfill_seconds)
@@ -130,13 +134,15 @@ class Gate:
             return Verdict(words, problem=f"{words} ({error})")
         waits = {job_id: wait.wait for job_id, wait in choice.waits.items()}
         never = {job_id: one.detail for job_id, one in choice.never.items()}
+        kept = next((job for job, wait in choice.waits.items() if wait.until == "engine"), None)
+        restart = self._judge_engine(kept) if kept is not None else None
         if isinstance(choice.decision, Admit):
             admitted = choice.decision
+            self._keeping.started(str(choice.job_id))
             return Verdict(admitted.detail, choice.job_id, admitted.peak_mib, waits, never)
-        await self._judge_engine(any(w.until == "engine" for w in choice.waits.values()))
         first = next(iter(waits.values()), None)
         words = first.detail if first is not None else "Nothing fits."
-        return Verdict(words, waits=waits, never=never)
+        return Verdict(words, waits=waits, never=never, restart=restart)
 
     def sampler(self) -> PeakSampler | None:
         """A sampler for an attempt that starts now; None where no card is read."""
@@ -192,17 +198,24 @@ class Gate:
 
     # --- figures ---------------------------------------------------------------------------------
 
-    async def _judge_engine(self, keeps: bool) -> None:  # noqa: FBT001
-        """Ask an engine again that keeps what it was asked to give back."""
+    def _judge_engine(self, job_id: str) -> str | None:
+        """Ask an engine again that keeps what it was asked to give back.
+
+        Returns:
+            Why it is to be restarted, if it is the gateway's own and asking has not helped.
+        """
         now = asyncio.get_running_loop().time()
-        if not keeps:
-            self._keeps_since = None
-        elif self._keeps_since is None:
-            self._keeps_since = now
-        elif now - self._keeps_since > _KEEPS_SECONDS:
-            self._keeps_since = None
+        if self._keeping.waits(job_id, now=now):
             # Perhaps it was never asked since: somebody else's prompt may have loaded models.
             self._loaded = UNKNOWN_MODELS
+        if not self._keeping.is_deaf(now=now) or not self._may_restart(job_id):
+            return None
+        self._keeping.restarts(job_id, life=self._engine.lives)
+        return f"It kept memory that it was asked {self._keeping.asked} times to give back."
+
+    def _may_restart(self, job_id: str) -> bool:
+        owned = self._engine.supervisor is not None
+        return owned and self._keeping.may_restart(job_id, life=self._engine.lives)
 
     def _is_to_be_measured(
         self, candidates: Sequence[Candidate], job_id: str | None, running_peak_mib: int | None
@@ -233,7 +246,13 @@ class Gate:
             torch_mib=await self._engine.torch_mib(),
             idle=idle,
         )
-        if situation is None or not idle or self._loaded != UNKNOWN_MODELS:
+        if situation is None or not idle:
+            return situation
+        now, keeping = asyncio.get_running_loop().time(), self._keeping
+        held_up = keeping.holds_up(now=now, backfill_seconds=self.backfill_seconds)
+        if not held_up and keeping.job_id and not self._may_restart(keeping.job_id):
+            situation = replace(situation, asked_in_vain=keeping.asked)
+        if self._loaded != UNKNOWN_MODELS:
             return situation
         held, most = situation.engine.held_mib, situation.engine.idle_mib + FREED_SLACK_MIB
         if held is None or held > most:

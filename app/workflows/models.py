@@ -156,3 +156,11 @@ def marks(model: ModelFile) -> tuple[str, ...]:
     if model.sha256 is None:
         found.append("no SHA-256 stated")
     return tuple(found)
+
+
+def download_command(workflow: Workflow, models_dir: Path | None) -> str:
+    """The command that brings what is missing."""
+    words = f"steadydancer models download --workflow {workflow.name}"
+    if workflow.variant:
+        words += f" --variant {workflow.variant}"
+    return f"{words} --models-dir {models_dir or 'COMFYUI/models'}"

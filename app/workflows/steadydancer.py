@@ -45,6 +45,9 @@ MODES: Mapping[str, Mapping[str, Any]] = {
 }
 """Default, least and greatest of steps and cfg, the shift, and the schedulers, default first."""
 
+_ALIKE = 0.05
+"""How far a preset's shape may be from a size that it is offered for."""
+
 _OVERLAP = 16
 """Frames that two neighboring context windows share, as the graph has it."""
 
@@ -304,15 +307,27 @@ class SteadyDancerRules(Rules):
         return merged
 
     def smaller(self, values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """Fewer frames at the same size, then smaller sizes of about the same shape."""
+        """Fewer frames at the same size, then smaller sizes of about the same shape.
+
+        Of the sizes the presets come first, which the model was trained on.
+        """
         yield from super().smaller(values)
         width, height = values["width"], values["height"]
         spec = self.manifest.fields["width"]
         least = int(spec.min or 16)
         seen = {(width, height)}
+        for short, long in sorted(PRESETS.values(), reverse=True):
+            size = (short, long) if width < height else (long, short)
+            alike = abs(width * size[1] - height * size[0]) <= _ALIKE * width * size[1]
+            if alike and short < min(width, height):
+                seen.add(size)
+                yield {"width": size[0], "height": size[1]}
         for short in range(min(width, height) - 16, least - 1, -16):
             scale = short / min(width, height)
-            size = tuple(max(least, round(side * scale / 16) * 16) for side in (width, height))
+            size = (
+                max(least, round(width * scale / 16) * 16),
+                max(least, round(height * scale / 16) * 16),
+            )
             if size not in seen:
-                seen.add((size[0], size[1]))
+                seen.add(size)
                 yield {"width": size[0], "height": size[1]}

@@ -100,6 +100,19 @@ def test_offers_name_frames_size_and_low_memory(dancer: Workflow) -> None:
     assert not found[2].changes
 
 
+def test_of_the_sizes_a_preset_is_offered_before_a_free_one_of_its_shape(
+    dancer: Workflow,
+) -> None:
+    asked = resolve(dancer, width=1280, height=720)
+    small = dancer.estimate_mib(resolve(dancer, preset="480p"))
+    found = [dict(fit.changes) for fit in nearest_fit(dancer, asked, small + 100)]
+    assert {"width": 832, "height": 480} in found, "not 864 x 480, which would fit no better"
+    square = resolve(dancer, width=720, height=720)
+    limit = dancer.estimate_mib(resolve(dancer, width=640, height=640))
+    found = [dict(fit.changes) for fit in nearest_fit(dancer, square, limit)]
+    assert {"width": 640, "height": 640} in found
+
+
 def test_where_neither_is_enough_both_are_offered_together(dancer: Workflow) -> None:
     asked = resolve(dancer, preset="720p")
     limit = 7_700  # the text encoder, which no request can make smaller, needs 7,620
