@@ -11,7 +11,7 @@ import json
 import secrets
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -112,6 +112,7 @@ class Submission:
         caller: Caller,
         attached: Mapping[str, wire.Upload] | None = None,
         key: str | None = None,
+        trace: Mapping[str, str] | None = None,
     ) -> Submitted:
         """Store a request as a queued job.
 
@@ -120,6 +121,7 @@ class Submission:
             caller: Who asks; the job is theirs.
             attached: Media field to the upload that came as a file beside the request.
             key: The caller's idempotency key.
+            trace: Trace headers of the call; they stay with the job.
 
         Raises:
             InvalidRequest: A field breaks a rule.
@@ -144,6 +146,7 @@ class Submission:
             resolved = workflow.resolve(asked.request, media, seed=self._random_seed())
             self._pricing.must_fit(workflow, resolved)
             new = self._new(asked, workflow, resolved, media, caller, idempotency)
+            new = replace(new, trace=trace)
             try:
                 submitted = await self._db.write(lambda session: self._store(session, new, caller))
             except IntegrityError:
@@ -156,7 +159,13 @@ class Submission:
         return submitted
 
     async def rerun(
-        self, job_id: str, asked: wire.RerunRequest, *, caller: Caller, key: str | None = None
+        self,
+        job_id: str,
+        asked: wire.RerunRequest,
+        *,
+        caller: Caller,
+        key: str | None = None,
+        trace: Mapping[str, str] | None = None,
     ) -> Submitted:
         """Make a new job from an earlier one's resolved request, with some fields changed.
 
@@ -184,7 +193,7 @@ class Submission:
             max_run_seconds=_least(run_seconds, self._bounds.max_run_seconds),
         )
         try:
-            return await self.submit(again, caller=caller, key=key)
+            return await self.submit(again, caller=caller, key=key, trace=trace)
         except GatewayError as error:
             error.errors = tuple(_moved(fault, asked.overrides) for fault in error.errors)
             raise
