@@ -49,7 +49,7 @@ from app.jobs.queue import Fence
 from app.jobs.recovery import release_orphans
 from app.jobs.runner import Runner
 from app.jobs.stager import Stager
-from app.jobs.states import Caps
+from app.jobs.states import Caps, Status
 from app.jobs.stations import LocalStations, Station, Stations
 from app.jobs.submission import Bounds, Submission
 from app.jobs.supply import Supply, TableSupply
@@ -161,6 +161,7 @@ class Gateway:
             min_free_bytes=settings.min_free_bytes,
             uploads=timedelta(seconds=settings.upload_ttl_seconds),
             idempotency=timedelta(seconds=settings.idempotency_seconds),
+            keep_by_status=_keep_by_status(settings),
         )
         self.janitor = Janitor(
             db=self.db,
@@ -649,6 +650,19 @@ def _bounds(settings: Settings) -> Bounds:
         max_queue_seconds=settings.max_queue_seconds,
         max_run_seconds=settings.max_run_seconds,
     )
+
+
+def _keep_by_status(settings: Settings) -> dict[str, timedelta]:
+    asked = {
+        Status.SUCCEEDED: settings.keep_succeeded_seconds,
+        Status.FAILED: settings.keep_failed_seconds,
+        Status.CANCELED: settings.keep_canceled_seconds,
+    }
+    return {
+        status: timedelta(seconds=seconds)
+        for status, seconds in asked.items()
+        if seconds is not None
+    }
 
 
 def _patience(settings: Settings) -> Patience:

@@ -107,6 +107,15 @@ class Settings(BaseSettings):
     idempotency_seconds: float = Field(86_400, gt=0, description="Replay window of a key.")
 
     keep_seconds: float = Field(30 * 86_400, gt=0, description="Finished jobs are kept so long.")
+    keep_succeeded_seconds: float | None = Field(
+        None, gt=0, description="The same for jobs that succeeded."
+    )
+    keep_failed_seconds: float | None = Field(
+        None, gt=0, description="The same for jobs that failed."
+    )
+    keep_canceled_seconds: float | None = Field(
+        None, gt=0, description="The same for jobs that were canceled."
+    )
     keep_bytes: int = Field(50 * 1024**3, ge=0, description="Media bytes kept at most.")
     min_free_bytes: int = Field(512 * 1024**2, ge=0, description="Free disk that is always left.")
 

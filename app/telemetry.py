@@ -7,8 +7,9 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TextIO
 from uuid import uuid4
 
@@ -100,6 +101,7 @@ A task that is started inside keeps them."""
 
 # --- traces --------------------------------------------------------------------------------
 
+_TRACESTATE = re.compile(r"[\x20-\x7e]{1,512}")
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 
 
@@ -111,11 +113,13 @@ class Trace:
         trace_id: 32 lowercase hex digits, shared by the whole trace.
         span_id: 16 lowercase hex digits: this part of it.
         sampled: Whether the caller records the trace.
+        state: What the tracing systems on the way added (`tracestate`); handed on as it came.
     """
 
     trace_id: str
     span_id: str
     sampled: bool = False
+    state: str = ""
 
     @classmethod
     def new(cls) -> Trace:
@@ -123,8 +127,13 @@ class Trace:
         return cls(trace_id=secrets.token_hex(16), span_id=secrets.token_hex(8))
 
     @classmethod
-    def parse(cls, header: str | None) -> Trace | None:
-        """Read a `traceparent` header; None where it is absent or invalid, as the standard asks."""
+    def parse(cls, header: str | None, state: str | None = None) -> Trace | None:
+        """Read a `traceparent` header; None where it is absent or invalid, as the standard asks.
+
+        Args:
+            header: The `traceparent` header.
+            state: The `tracestate` header, dropped where it is longer than 512 characters.
+        """
         found = _TRACEPARENT.fullmatch((header or "").strip())
         if found is None:
             return None
@@ -133,15 +142,51 @@ class Trace:
             return None
         if not int(trace_id, 16) or not int(span_id, 16):
             return None
-        return cls(trace_id=trace_id, span_id=span_id, sampled=bool(int(flags, 16) & 1))
+        state = (state or "").strip()
+        return cls(
+            trace_id=trace_id,
+            span_id=span_id,
+            sampled=bool(int(flags, 16) & 1),
+            state=state if _TRACESTATE.fullmatch(state) else "",
+        )
 
     def child(self) -> Trace:
         """The next part of the same trace."""
-        return Trace(self.trace_id, secrets.token_hex(8), self.sampled)
+        return replace(self, span_id=secrets.token_hex(8))
 
     def header(self) -> str:
         """The `traceparent` header that passes the trace on."""
         return f"00-{self.trace_id}-{self.span_id}-{int(self.sampled):02x}"
+
+    def headers(self) -> dict[str, str]:
+        """All headers that pass the trace on; also the form in which it is stored."""
+        state = {"tracestate": self.state} if self.state else {}
+        return {"traceparent": self.header(), **state}
+
+
+_current: ContextVar[Trace | None] = ContextVar("trace", default=None)
+
+
+def continue_trace(headers: Mapping[str, str] | None) -> None:
+    """Take a stored trace up again, in this task and those that it starts from now on.
+
+    Its id is in their log lines, and `trace_headers` gives what their calls to others bear.
+
+    Args:
+        headers: What `Trace.headers` gave; without any the task has no trace.
+    """
+    given = headers or {}
+    found = Trace.parse(given.get("traceparent"), given.get("tracestate"))
+    if found is not None:
+        span = found.child()
+        _current.set(span)
+        structlog.contextvars.bind_contextvars(trace_id=span.trace_id, span_id=span.span_id)
+
+
+def trace_headers() -> dict[str, str]:
+    """The headers of a call to another server: a span of its own in the task's trace."""
+    trace = _current.get()
+    return trace.child().headers() if trace is not None else {}
 
 
 # --- metrics -------------------------------------------------------------------------------
@@ -249,7 +294,10 @@ class RequestTelemetry:
         given = dict(scope["headers"])
         asked = given.get(b"x-request-id", b"").decode("latin-1")
         request_id = asked if _REQUEST_ID.fullmatch(asked) else str(uuid4())
-        caller = Trace.parse(given.get(b"traceparent", b"").decode("latin-1"))
+        states = [value for name, value in scope["headers"] if name == b"tracestate"]
+        caller = Trace.parse(
+            given.get(b"traceparent", b"").decode("latin-1"), b",".join(states).decode("latin-1")
+        )
         trace = caller.child() if caller else Trace.new()
         scope.setdefault("state", {})["trace"] = trace
         scope["state"]["request_id"] = request_id

@@ -88,6 +88,7 @@ async def revoke_key(
     """End a key and its sessions at once. Its jobs stay, and are seen by `admin` keys."""
     view = await services.authenticator.revoke(key_id)
     doorman.keys_changed()
+    services.feed.publish_all()  # streams of this key end now
     return json_answer(Key.model_validate(_key(view)))
 
 

@@ -8,9 +8,10 @@ from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, Response
+from fastapi import APIRouter, FastAPI, Response
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse, HTMLResponse
+from fastapi.routing import APIRoute
 
 from app.api import (
     access,
@@ -90,6 +91,7 @@ def make_api(services: Services, *, lifespan: Lifespan | None = None) -> FastAPI
         health,
     ):
         app.include_router(room.router)
+        _add_head(app, room.router)
     _add_dashboard(app, services)
     _add_openapi(app)
     _add_reference(app, services)
@@ -147,6 +149,21 @@ def _doorman(services: Services) -> Doorman:
         loopback=services.loopback,
         cors_origins=services.cors_origins,
     )
+
+
+def _add_head(app: FastAPI, router: APIRouter) -> None:
+    """Answer HEAD as GET without a body, which the server leaves out; but a stream has no end."""
+    for route in router.routes:
+        if not isinstance(route, APIRoute) or route.methods != {"GET"}:
+            continue
+        if route.endpoint is not events.stream_events:
+            app.add_api_route(
+                route.path,
+                route.endpoint,
+                methods=["HEAD"],
+                include_in_schema=False,
+                response_model=None,
+            )
 
 
 def _add_openapi(app: FastAPI) -> None:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import StreamingResponse
 from sqlmodel import Session
 
 from app import errors, wire
+from app.access import scopes
 from app.access.scopes import seen_owner
 from app.api.answers import CALLER, refusals
-from app.api.deps import JobId, Reader, TheServices
+from app.api.deps import JobId, Reader, TheDoorman, TheServices
+from app.api.doorman import Doorman
 from app.api.services import Services
+from app.errors import Forbidden, Unauthorized
 from app.jobs import views
 from app.jobs.feed import Preview
 from app.jobs.states import TERMINAL
@@ -26,6 +29,8 @@ router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["events"])
 
 _AT_ONCE = 500
 _RETRY_MILLISECONDS = 2_000
+_LOOK_SECONDS = 5.0
+"""A quiet stream looks at least this often whether its caller may still read."""
 
 _EXAMPLE = (
     "retry: 2000\n\nid: 7\nevent: job.progress\n"
@@ -62,9 +67,11 @@ _ITEM = {
     },
 )
 async def stream_events(
+    request: Request,
     caller: Reader,
     job_id: JobId,
     services: TheServices,
+    doorman: TheDoorman,
     last_event_id: Annotated[
         str | None,
         Header(
@@ -75,7 +82,10 @@ async def stream_events(
         ),
     ] = None,
 ) -> Response:
-    """Send the events of a job, from the first or from the one that was seen last."""
+    """Send the events of a job, from the first or from the one that was seen last.
+
+    The stream ends, too, when the key that asked for it is revoked.
+    """
     after = int(last_event_id or 0)
     owner = seen_owner(caller)
     rows, ended = await services.db.read(lambda session: _read(session, job_id, owner, after))
@@ -83,10 +93,18 @@ async def stream_events(
         # EventSource reconnects for ever, unless it is told 204.
         return Response(status_code=204)
     return StreamingResponse(
-        _stream(services, job_id, after),
+        _stream(services, job_id, after, partial(_may_read, doorman, request)),
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         media_type="text/event-stream",
     )
+
+
+async def _may_read(doorman: Doorman, request: Request) -> bool:
+    try:
+        scopes.require(await doorman.caller(request), scopes.Scope.READ)
+    except (Unauthorized, Forbidden):
+        return False
+    return True
 
 
 def _read(
@@ -103,11 +121,15 @@ def _read_on(session: Session, *, job_id: str, after: int) -> tuple[Sequence[wir
     return views.events(session, job_id, after=after, limit=_AT_ONCE), ended
 
 
-async def _stream(services: Services, job_id: str, after: int) -> AsyncGenerator[bytes]:
+async def _stream(
+    services: Services, job_id: str, after: int, may_read: Callable[[], Awaitable[bool]]
+) -> AsyncGenerator[bytes]:
     yield f"retry: {_RETRY_MILLISECONDS}\n\n".encode()
-    pictures = 0
+    pictures, silent = 0, 0.0
+    heartbeat = services.limits.heartbeat_seconds
+    pause = min(heartbeat, _LOOK_SECONDS)
     with services.feed.watch(job_id) as watcher:
-        while True:
+        while await may_read():
             rows, ended = await services.db.read(partial(_read_on, job_id=job_id, after=after))
             for row in rows:
                 after = row.id
@@ -120,7 +142,10 @@ async def _stream(services: Services, job_id: str, after: int) -> AsyncGenerator
                 yield _picture(preview)
             if ended or services.stopping.is_set():
                 return
-            if not await watcher.wait(services.limits.heartbeat_seconds):
+            if await watcher.wait(pause):
+                silent = 0.0
+            elif (silent := silent + pause) >= heartbeat:
+                silent = 0.0
                 yield b": still here\n\n"
 
 

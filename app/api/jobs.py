@@ -80,7 +80,11 @@ async def submit_job(
     """
     sent = await read_submission(request, services, caller)
     submitted = await services.submission.submit(
-        sent.job, caller=caller, attached=sent.files, key=idempotency_key
+        sent.job,
+        caller=caller,
+        attached=sent.files,
+        key=idempotency_key,
+        trace=request.state.trace.headers(),
     )
     return await _accepted(services, caller, submitted)
 
@@ -205,7 +209,9 @@ async def rerun_job(
     asked = await read_model(
         request, wire.RerunRequest, limit=services.limits.max_body_bytes, optional=True
     )
-    submitted = await services.submission.rerun(job_id, asked, caller=caller, key=idempotency_key)
+    submitted = await services.submission.rerun(
+        job_id, asked, caller=caller, key=idempotency_key, trace=request.state.trace.headers()
+    )
     return await _accepted(services, caller, submitted)
 
 

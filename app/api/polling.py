@@ -141,7 +141,8 @@ def dated(job: wire.Job, services: Services) -> wire.Job:
     """The job with the time at which it will be deleted; sooner if room is needed."""
     if job.finished_at is None:
         return job
-    return job.model_copy(update={"expires_at": job.finished_at + services.retention.keep})
+    kept = services.retention.of(job.status)
+    return job.model_copy(update={"expires_at": job.finished_at + kept})
 
 
 def _seconds(request: Request) -> float:

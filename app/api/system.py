@@ -21,6 +21,7 @@ from app.gpu import estimate
 from app.gpu.monitor import Picture
 from app.jobs import views
 from app.jobs.janitor import Kept, Retention, kept_bytes
+from app.jobs.states import TERMINAL
 from app.jobs.stations import EngineState
 from app.jobs.tables import Job
 
@@ -191,6 +192,10 @@ def _gpu(picture: Picture | None) -> wire.GpuView | None:
 def _retention(retention: Retention) -> dict[str, JsonValue]:
     return {
         "keep_seconds": retention.keep.total_seconds(),
+        **{
+            f"keep_{status}_seconds": retention.of(status).total_seconds()
+            for status in sorted(TERMINAL)
+        },
         "keep_bytes": retention.keep_bytes,
         "min_free_bytes": retention.min_free_bytes,
         "upload_seconds": retention.uploads.total_seconds(),

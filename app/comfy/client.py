@@ -21,6 +21,7 @@ from app.comfy.messages import (
     parse_history,
 )
 from app.comfy.stream import EventStream, open_stream
+from app.telemetry import trace_headers
 
 _PIECE_BYTES = 256 * 1024
 
@@ -120,6 +121,10 @@ def _authorities() -> ssl.SSLContext:
     return httpx.create_ssl_context(trust_env=False)
 
 
+async def _in_trace(request: httpx.Request) -> None:
+    request.headers.update(trace_headers())
+
+
 class ComfyClient:
     """One ComfyUI server."""
 
@@ -131,6 +136,7 @@ class ComfyClient:
             limits=httpx.Limits(max_connections=32, max_keepalive_connections=8),
             trust_env=False,
             verify=_authorities(),
+            event_hooks={"request": [_in_trace]},
         )
 
     async def aclose(self) -> None:

@@ -11,6 +11,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from app.comfy.messages import Message, parse_binary, parse_text
+from app.telemetry import trace_headers
 
 _OPEN_SECONDS = 5.0
 _PING_SECONDS = 20.0
@@ -63,6 +64,7 @@ async def open_stream(base_url: str, client_id: str) -> AsyncGenerator[EventStre
             ping_timeout=_PING_SECONDS,
             max_size=_LARGEST_FRAME,
             proxy=None,
+            additional_headers=trace_headers(),
         ) as socket:
             await socket.send(_HELLO)
             yield EventStream(socket)

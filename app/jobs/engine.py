@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Literal
 
 import structlog
@@ -47,6 +48,7 @@ class Engine:
         self.detail: str | None = None
         self.version: str | None = None
         self.missing: dict[str, tuple[MissingPart, ...]] = {}
+        self.max_upload_bytes: int | None = None
         self.lives = 0
         self._workflows = workflows
         self._poll_seconds = poll_seconds
@@ -192,6 +194,8 @@ class Engine:
         except EngineError as error:
             self._set("unreachable", str(error))
             return
+        with suppress(EngineError):  # not known, then: a file that is too large is refused later
+            self.max_upload_bytes = (await self.client.features()).max_upload_size
         self.missing = {workflow.name: _checked(workflow, info) for workflow in self._workflows}
         for name, parts in self.missing.items():
             if parts and self.state != "ready":

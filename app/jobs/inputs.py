@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
+
+import sqlalchemy as sa
+from sqlmodel import Session, col, select
 
 from app import wire
 from app.access.limits import Limiter
@@ -20,9 +24,16 @@ from app.errors import (
 )
 from app.media.intake import Intake, MediaKind
 from app.media.sniff import WOULD_WORK
+from app.media.tables import Upload
 from app.workflows.workflow import Workflow
 
 _MOST_SEEN = 1024
+
+_USED = (
+    sa.update(Upload)
+    .where(col(Upload.id).in_(sa.bindparam("wanted", expanding=True)))
+    .values(last_used_at=sa.bindparam("now"))
+)
 
 _REFUSALS = (NotFound, MalformedBody, UnsupportedMedia, PayloadTooLarge, FetchRefused)
 
@@ -115,6 +126,31 @@ class JobInputs:
                 raise at_field(name, ref, error) from error
             found[name] = upload.view
         return found
+
+
+def use_uploads(session: Session, inputs: Mapping[str, str], *, now: datetime) -> None:
+    """Note that uploads are used now: none of them is swept before the job refers to it.
+
+    Args:
+        session: The write transaction that stores the job.
+        inputs: Media field to upload.
+        now: The time.
+
+    Raises:
+        InvalidRequest: An upload went after it was looked at.
+    """
+    wanted = list(set(inputs.values()))
+    used = session.connection().execute(_USED, {"wanted": wanted, "now": now})
+    if used.rowcount == len(wanted):
+        return
+    left = session.exec(select(Upload.id).where(col(Upload.id).in_(wanted))).all()
+    detail = "This upload expired just now; send the file again."
+    faults = [
+        FieldError(f"/request/{name}", detail)
+        for name, upload_id in inputs.items()
+        if upload_id not in left
+    ]
+    raise InvalidRequest(f"{faults[0].pointer}: {detail}", errors=faults)
 
 
 def at_field(field: str, ref: wire.MediaRef | None, error: GatewayError) -> GatewayError:

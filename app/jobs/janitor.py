@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -47,7 +47,8 @@ class Retention:
     """How long what is kept.
 
     Attributes:
-        keep: Finished jobs, after their end.
+        keep: Finished jobs, after their end; and the log of webhook deliveries.
+        keep_by_status: The same for jobs that ended so, where it differs.
         keep_bytes: Media bytes in all; beyond that the oldest finished jobs go.
         min_free_bytes: Free disk that is always left; below it the oldest finished jobs go.
         uploads: Uploads that no job uses.
@@ -61,6 +62,11 @@ class Retention:
     uploads: timedelta
     idempotency: timedelta
     grace: timedelta = timedelta(hours=1)
+    keep_by_status: Mapping[str, timedelta] = field(default_factory=dict)
+
+    def of(self, status: str) -> timedelta:
+        """How long a job that ended with a status is kept."""
+        return self.keep_by_status.get(status, self.keep)
 
 
 def overdue(session: Session, *, now: datetime) -> Sequence[str]:
@@ -72,12 +78,22 @@ def overdue(session: Session, *, now: datetime) -> Sequence[str]:
     ).all()
 
 
-def oldest_finished(session: Session, *, before: datetime | None) -> Sequence[str]:
-    """Give finished jobs, the oldest end first; never an unfinished one."""
-    query = select(Job.id).where(col(Job.status).in_(sorted(TERMINAL)))
-    if before is not None:
-        query = query.where(col(Job.finished_at) < before)
-    return session.exec(query.order_by(col(Job.finished_at)).limit(_AT_ONCE)).all()
+def oldest_finished(
+    session: Session, *, before: Mapping[str, datetime] | None = None
+) -> Sequence[str]:
+    """Give finished jobs, the oldest end first; never an unfinished one.
+
+    Args:
+        session: The open transaction.
+        before: Only those that ended before this time, by status; None for all.
+    """
+    found: list[tuple[datetime | None, str]] = []
+    for status in sorted(TERMINAL):  # each is a range of the index
+        query = select(Job.finished_at, Job.id).where(col(Job.status) == status)
+        if before is not None:
+            query = query.where(col(Job.finished_at) < before[status])
+        found += session.exec(query.order_by(col(Job.finished_at)).limit(_AT_ONCE))
+    return [job_id for _, job_id in sorted(found)[:_AT_ONCE]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +218,8 @@ class Janitor:
         """Delete what retention no longer keeps, and give the room back."""
         now = self._now()
         if self._monotonic() >= self._trusted_from:
-            while await self._delete_oldest(before=now - self._retention.keep):
+            before = {str(status): now - self._retention.of(status) for status in TERMINAL}
+            while await self._delete_oldest(before=before):
                 continue
             await self._forget(now)
         await self._give_back()
@@ -252,7 +269,7 @@ class Janitor:
             ):
                 return
             free_before = free
-            if not await self._delete_oldest(before=None):
+            if not await self._delete_oldest():
                 return
             await self._give_back()
 
@@ -262,7 +279,7 @@ class Janitor:
             return self._retention.min_free_bytes
         return await asyncio.to_thread(free_bytes, path.parent)
 
-    async def _delete_oldest(self, *, before: datetime | None) -> int:
+    async def _delete_oldest(self, *, before: Mapping[str, datetime] | None = None) -> int:
         ids = await self._db.read(lambda session: oldest_finished(session, before=before))
 
         def delete(session: Session) -> int:

@@ -159,10 +159,10 @@ def _open_cursor(cursor: str, order: Order) -> Place:
         ) from error
 
 
-def _priority(sent: int) -> int:
-    if abs(sent) > _HIGHEST_PRIORITY:
+def _priority(sent: object) -> int:
+    if type(sent) is not int or abs(sent) > _HIGHEST_PRIORITY:  # a bool is an int, too
         raise ValueError(sent)
-    return int(sent)
+    return sent
 
 
 def _first_id(moment: datetime) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 from sqlmodel import Session, col
 
-from app.errors import FieldError, NeverFits, WorkflowUnavailable
+from app.errors import FieldError, NeverFits, PayloadTooLarge, WorkflowUnavailable
 from app.gpu.admission import never
 from app.gpu.estimate import Estimator, Need, ShapeLike, shape_key
+from app.jobs.stager import oversized
 from app.jobs.states import Status
 from app.jobs.stations import Stations
 from app.jobs.tables import Job
@@ -92,6 +94,12 @@ class Pricing:
             missing=[part.model_dump() for part in parts],
         )
 
+    def upload_limit(self) -> int | None:
+        """The largest file that any engine takes; None while one of them has not said so."""
+        limits = [engine.max_upload_bytes for engine in self._stations.look()]
+        known = [limit for limit in limits if limit is not None]
+        return max(known) if known and len(known) == len(limits) else None
+
     def must_fit(self, workflow: Workflow, resolved: Resolved) -> None:
         """Refuse a request that no card can hold.
 
@@ -125,6 +133,35 @@ class Pricing:
                 if fit.changes
             ],
         )
+
+
+def must_be_taken(
+    session: Session, inputs: Mapping[str, str], resolved: Resolved, *, limit_bytes: int | None
+) -> None:
+    """Refuse media of which it is known that they become larger than any engine takes.
+
+    Args:
+        session: The open transaction.
+        inputs: Media field to upload.
+        resolved: The request.
+        limit_bytes: The largest file that an engine takes; None where it is not known.
+
+    Raises:
+        PayloadTooLarge: With the fields and both figures.
+    """
+    if limit_bytes is None:
+        return
+    large = oversized(session, inputs, resolved.media_plan, limit_bytes=limit_bytes)
+    faults = [
+        FieldError(
+            f"/request/{name}",
+            f"{name} has {size:,} bytes as ComfyUI would get it, and ComfyUI takes "
+            f"{limit_bytes:,}. Send a smaller file, or have its --max-upload-size raised.",
+        )
+        for name, size in large.items()
+    ]
+    if faults:
+        raise PayloadTooLarge(" ".join(fault.detail for fault in faults), errors=faults)
 
 
 def ahead(session: Session) -> int:

@@ -67,6 +67,7 @@ class NewJob:
     labels: Mapping[str, str] = field(default_factory=dict)
     warnings: Sequence[str] = ()
     webhook: Mapping[str, Any] | None = None
+    trace: Mapping[str, str] | None = None
     max_queue_seconds: float | None = None
     max_run_seconds: float | None = None
     batch_id: str | None = None
@@ -171,6 +172,7 @@ def submit(session: Session, new: NewJob, *, now: datetime) -> Submitted:
             "labels": dict(new.labels),
             "warnings": list(new.warnings),
             "webhook": dict(new.webhook) if new.webhook is not None else None,
+            "trace": dict(new.trace) if new.trace is not None else None,
             "shape": new.shape,
             "formula_mib": new.formula_mib,
             "low_memory_shape": new.low_memory_shape,
@@ -715,7 +717,9 @@ def _log(
     session.connection().execute(_EVENTS, event)
     if kind not in WEBHOOK_EVENTS:
         return
-    owner, webhook = session.exec(select(Job.owner, Job.webhook).where(col(Job.id) == job_id)).one()
+    owner, webhook, trace = session.exec(
+        select(Job.owner, Job.webhook, Job.trace).where(col(Job.id) == job_id)
+    ).one()
     if webhook is None or kind not in webhook["events"]:
         return
     outbox.enqueue(
@@ -726,6 +730,7 @@ def _log(
         event_type=kind,
         payload={"type": kind, "timestamp": now.isoformat(), "data": {"job_id": job_id, **data}},
         now=now,
+        trace=trace,
     )
 
 

@@ -56,7 +56,7 @@ from app.jobs.queue import WAITED_TOO_LONG, FailureNote, Fence, Report, Usage
 from app.jobs.stager import Stager
 from app.jobs.states import Caps, Loss
 from app.jobs.task import Asked, Task, load_task, prefix_of
-from app.telemetry import Metrics
+from app.telemetry import Metrics, continue_trace
 from app.workflows.registry import Registry
 from app.workflows.workflow import Workflow
 
@@ -165,6 +165,7 @@ class Runner:
             task = await self._db.read(lambda session: load_task(session, self.fence))
             if task is None:
                 return NotOurs()
+            continue_trace(task.trace)
             if task.cancel_requested:
                 self.cancel.set()
             return await self._attempt(task, self._workflows.get(task.workflow))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import aclosing
 
+import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
 from app.comfy.client import ComfyClient
@@ -13,7 +14,7 @@ from app.database import Database
 from app.jobs.tables import JobInput
 from app.media.prepare import ImagePlan, Plan, Preparer, VideoPlan
 from app.media.store import BlobStore
-from app.media.tables import Upload
+from app.media.tables import Blob, PreparedMedia, Upload
 from app.workflows.values import MediaPlan
 
 SUBFOLDER = "gateway"
@@ -28,6 +29,46 @@ def input_blobs(session: Session, job_id: str) -> dict[str, int]:
         .where(col(JobInput.job_id) == job_id)
     ).all()
     return dict(rows)
+
+
+_PREPARED_LARGER = (
+    sa.select(col(Upload.id), col(PreparedMedia.plan), col(Blob.bytes))
+    .join(PreparedMedia, col(PreparedMedia.source_blob_id) == col(Upload.blob_id))
+    .join(Blob, col(Blob.id) == col(PreparedMedia.blob_id))
+    .where(
+        col(Upload.id).in_(sa.bindparam("uploads", expanding=True)),
+        col(Blob.bytes) > sa.bindparam("limit"),
+    )
+)
+
+
+def oversized(
+    session: Session,
+    inputs: Mapping[str, str],
+    plans: Mapping[str, MediaPlan],
+    *,
+    limit_bytes: int,
+) -> dict[str, int]:
+    """Find what would be sent to the engine and is known to be larger than it takes.
+
+    How large a file becomes shows when it is prepared, so this knows those that were before.
+
+    Args:
+        session: The open transaction.
+        inputs: Media field to upload.
+        plans: Media field to what preparation must do.
+        limit_bytes: What the engine takes.
+
+    Returns:
+        Media field to the bytes of its prepared file.
+    """
+    asked = {"uploads": list(set(inputs.values())), "limit": limit_bytes}
+    found = session.connection().execute(_PREPARED_LARGER, asked).all()
+    sizes = {(upload_id, plan): size for upload_id, plan, size in found}
+    if not sizes:
+        return {}
+    wanted = {name: (upload_id, _plan(plans[name]).key) for name, upload_id in inputs.items()}
+    return {name: sizes[prepared] for name, prepared in wanted.items() if prepared in sizes}
 
 
 class Stager:

@@ -39,6 +39,7 @@ class EngineState:
         next_need_mib: Need of the job that is to start next.
         jobs: Jobs whose prompts are in the engine, the running one first.
         draining: Whether it starts no more jobs.
+        max_upload_bytes: Largest file that ComfyUI takes; None where it has not said so.
     """
 
     name: str
@@ -57,6 +58,7 @@ class EngineState:
     next_need_mib: int | None
     jobs: tuple[str, ...]
     draining: bool
+    max_upload_bytes: int | None = None
 
     @property
     def ready(self) -> bool:
@@ -116,6 +118,7 @@ class Station:
             next_need_mib=dispatcher.next_need_mib,
             jobs=tuple(dispatcher.in_engine),
             draining=dispatcher.draining,
+            max_upload_bytes=engine.max_upload_bytes,
         )
 
 

@@ -11,11 +11,10 @@ import json
 import secrets
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
 
@@ -33,26 +32,19 @@ from app.errors import (
 )
 from app.gpu.estimate import Estimator
 from app.jobs import queue, views
-from app.jobs.inputs import JobInputs
+from app.jobs.inputs import JobInputs, use_uploads
 from app.jobs.pace import expected_seconds
-from app.jobs.pricing import Pricing, ahead
+from app.jobs.pricing import Pricing, ahead, must_be_taken
 from app.jobs.queue import Idempotency, NewJob, Submitted
 from app.jobs.quota import QueueQuota
 from app.jobs.stations import Stations
 from app.jobs.tables import Job
 from app.media.intake import Intake
-from app.media.tables import Upload
 from app.workflows.registry import Registry
 from app.workflows.values import Resolved
 from app.workflows.workflow import Workflow
 
 _SEEDS = 2**53
-
-_USED = (
-    sa.update(Upload)
-    .where(col(Upload.id).in_(sa.bindparam("wanted", expanding=True)))
-    .values(last_used_at=sa.bindparam("now"))
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +104,7 @@ class Submission:
         caller: Caller,
         attached: Mapping[str, wire.Upload] | None = None,
         key: str | None = None,
+        trace: Mapping[str, str] | None = None,
     ) -> Submitted:
         """Store a request as a queued job.
 
@@ -120,6 +113,7 @@ class Submission:
             caller: Who asks; the job is theirs.
             attached: Media field to the upload that came as a file beside the request.
             key: The caller's idempotency key.
+            trace: Trace headers of the call; they stay with the job.
 
         Raises:
             InvalidRequest: A field breaks a rule.
@@ -144,8 +138,15 @@ class Submission:
             resolved = workflow.resolve(asked.request, media, seed=self._random_seed())
             self._pricing.must_fit(workflow, resolved)
             new = self._new(asked, workflow, resolved, media, caller, idempotency)
+            new = replace(new, trace=trace)
+            takes = self._pricing.upload_limit()
+
+            def store(session: Session) -> Submitted:
+                must_be_taken(session, new.inputs, resolved, limit_bytes=takes)
+                return self._store(session, new, caller)
+
             try:
-                submitted = await self._db.write(lambda session: self._store(session, new, caller))
+                submitted = await self._db.write(store)
             except IntegrityError:
                 # Another process stored the same key between our look and our write.
                 earlier = await self._earlier(caller, idempotency)
@@ -156,7 +157,13 @@ class Submission:
         return submitted
 
     async def rerun(
-        self, job_id: str, asked: wire.RerunRequest, *, caller: Caller, key: str | None = None
+        self,
+        job_id: str,
+        asked: wire.RerunRequest,
+        *,
+        caller: Caller,
+        key: str | None = None,
+        trace: Mapping[str, str] | None = None,
     ) -> Submitted:
         """Make a new job from an earlier one's resolved request, with some fields changed.
 
@@ -184,7 +191,7 @@ class Submission:
             max_run_seconds=_least(run_seconds, self._bounds.max_run_seconds),
         )
         try:
-            return await self.submit(again, caller=caller, key=key)
+            return await self.submit(again, caller=caller, key=key, trace=trace)
         except GatewayError as error:
             error.errors = tuple(_moved(fault, asked.overrides) for fault in error.errors)
             raise
@@ -326,10 +333,7 @@ class Submission:
     def _store(self, session: Session, new: NewJob, caller: Caller) -> Submitted:
         self._quota.take(session, caller)
         now = self._now()
-        wanted = list(set(new.inputs.values()))
-        used = session.connection().execute(_USED, {"wanted": wanted, "now": now})
-        if used.rowcount != len(wanted):
-            raise InvalidRequest("An upload of this request expired just now; send it again.")
+        use_uploads(session, new.inputs, now=now)
         return queue.submit(session, new, now=now)
 
     async def _earlier(self, caller: Caller, wanted: Idempotency | None) -> Submitted | None:

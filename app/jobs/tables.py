@@ -43,7 +43,7 @@ class Job(SQLModel, table=True):
         sa.Index("ix_job_owner_status", "owner", "status", "id"),
         sa.Index("ix_job_workflow", "workflow", "id"),
         sa.Index("ix_job_batch", "batch_id"),
-        sa.Index("ix_job_finished", "finished_at"),
+        sa.Index("ix_job_ended", "status", "finished_at"),
         sa.Index("ix_job_shape", "shape", "id"),
         sa.Index("ix_job_deadline", "status", "queue_deadline"),
     )
@@ -62,6 +62,11 @@ class Job(SQLModel, table=True):
     labels: dict[str, Any] = _json()
     warnings: list[str] = Field(sa_type=sa.JSON, default_factory=list)
     webhook: dict[str, Any] | None = Field(default=None, sa_type=sa.JSON(none_as_null=True))
+    trace: dict[str, str] | None = Field(
+        default=None,
+        sa_type=sa.JSON(none_as_null=True),
+        description="Trace headers of the call that made it",
+    )
 
     shape: str = Field(default="", description="Key under which its peak memory is learned")
     formula_mib: int = 0

@@ -31,6 +31,7 @@ class Task:
     started_at: datetime | None
     cancel_requested: bool
     graph: Mapping[str, Any] | None
+    trace: Mapping[str, str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,7 @@ def load_task(session: Session, fence: Fence) -> Task | None:
         started_at=attempt.started_at,
         cancel_requested=job.cancel_requested_at is not None,
         graph=attempt.graph,
+        trace=job.trace,
     )
 
 

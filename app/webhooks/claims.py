@@ -30,6 +30,7 @@ class Claimed:
     target: str
     payload: str
     secrets: tuple[str, ...]
+    trace: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,7 @@ def claim(
                 target=row.target,
                 payload=row.payload,
                 secrets=secrets.signing(session, row.owner, now=now),
+                trace=row.trace,
             )
         )
     return claimed

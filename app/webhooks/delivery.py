@@ -15,6 +15,7 @@ from sqlmodel import Session
 from app.database import Database
 from app.errors import FetchRefused, StorageFull, StoreUnavailable
 from app.outbound import Outbound
+from app.telemetry import continue_trace, trace_headers
 from app.webhooks import claims, signing
 from app.webhooks.claims import Claimed, Settled, Try
 
@@ -145,6 +146,7 @@ class Delivery:
         return min(_LONGEST_SLEEP, max(0.0, (due - self._now()).total_seconds()))
 
     async def _send(self, message: Claimed) -> None:
+        continue_trace(message.trace)
         try:
             done, wait = await self._try(message)
             await self._settle(message, done, wait)
@@ -164,7 +166,10 @@ class Delivery:
             answer = await self._outbound.post(
                 message.url,
                 message.payload.encode(),
-                signing.headers(message.id, message.payload, message.secrets, now=at),
+                {
+                    **signing.headers(message.id, message.payload, message.secrets, now=at),
+                    **trace_headers(),
+                },
                 timeout_seconds=self._timeout,
             )
         except FetchRefused as error:

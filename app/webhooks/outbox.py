@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,6 +26,7 @@ def enqueue(
     event_type: str,
     payload: dict[str, Any],
     now: datetime,
+    trace: Mapping[str, str] | None = None,
 ) -> None:
     """Add a message to the caller's transaction: sent if and only if that commits.
 
@@ -38,6 +40,7 @@ def enqueue(
         event_type: Such as `job.succeeded`.
         payload: JSON object, the body of the message.
         now: Time of the change.
+        trace: Trace headers of the job; each try is a span of its own in that trace.
     """
     session.add(
         WebhookMessage(
@@ -48,6 +51,7 @@ def enqueue(
             target=target_of(url),
             event_type=event_type,
             payload=json.dumps(payload, separators=(",", ":")),
+            trace=dict(trace) if trace is not None else None,
             created_at=now,
             give_up_at=now + KEEP_TRYING,
             next_attempt_at=now,

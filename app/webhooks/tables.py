@@ -45,6 +45,9 @@ class WebhookMessage(SQLModel, table=True):
     target: str = Field(description="Scheme, host and port of the URL: what fairness is about")
     event_type: str
     payload: str = Field(sa_type=sa.Text, description="The exact text that is signed and sent")
+    trace: dict[str, str] | None = Field(
+        default=None, sa_type=sa.JSON(none_as_null=True), description="Trace headers of its job"
+    )
     created_at: datetime
     give_up_at: datetime = Field(description="No further try is planned after this")
     next_attempt_at: datetime | None

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
+import sqlalchemy as sa
 
 from app.api.services import HttpLimits
 from app.jobs import queue
@@ -186,3 +187,39 @@ async def test_an_id_that_no_stream_gave_is_refused(world: World) -> None:
             f"/v1/jobs/{job['id']}/events", headers=[(b"Last-Event-ID", last.encode())]
         )
         assert answer.status_code == 422, last
+
+
+async def test_a_stream_ends_with_the_key_that_asked_for_it(live: World) -> None:
+    admin, reader = await live.key("admin"), await live.key("admin", name="reader")
+    job = await live.job(headers=admin)
+    listed = (await live.http.get("/v1/keys", headers=admin)).json()["keys"]
+    key_id = next(key["id"] for key in listed if key["name"] == "reader")
+    path = f"/v1/jobs/{job['id']}/events"
+    async with (
+        asyncio.timeout(60),
+        live.http.stream("GET", path, headers=reader) as ends,
+        live.http.stream("GET", path, headers=admin) as stays,
+    ):
+        still = events_of(stays)
+        assert (await anext(still)).type == "job.queued"
+        assert (await live.http.delete(f"/v1/keys/{key_id}", headers=admin)).status_code == 200
+        seen = [event.type async for event in events_of(ends)]
+        assert seen[0] == "job.queued"
+        assert "job.canceled" not in seen
+        await live.http.post(f"/v1/jobs/{job['id']}/cancel", headers=admin)
+        assert [event.type async for event in still][-1] == "job.canceled"
+    await live.gateway.db.write(lambda session: session.execute(sa.text("DELETE FROM api_key")))
+    live.app.state.doorman.keys_changed()
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/jobs", "/v1/jobs/{id}", "/v1/system", "/v1/workflows", "/v1/uploads/{upload}"]
+)
+async def test_head_is_get_without_a_body_but_for_a_stream(live: World, path: str) -> None:
+    job = await live.job()
+    path = path.format(id=job["id"], upload=job["request"]["reference_image"]["upload_id"])
+    got, head = await live.http.get(path), await live.http.head(path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-type"] == got.headers["content-type"]
+    assert int(head.headers["content-length"]) > 0
+    assert (await live.http.head(f"/v1/jobs/{job['id']}/events")).status_code == 405

@@ -170,6 +170,8 @@ async def test_an_upload_that_is_gone_is_noticed_when_the_job_is_stored(world: W
     answer = await world.http.post("/v1/jobs", json={"workflow": "smoke", "request": media})
     assert answer.status_code == 422
     assert "expired" in answer.json()["detail"]
+    pointers = [error["pointer"] for error in answer.json()["errors"]]
+    assert pointers == ["/request/reference_image"]
     assert await world.count("job") == before
 
 

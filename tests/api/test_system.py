@@ -26,6 +26,7 @@ async def test_the_system_shows_queue_engine_store_and_retention(world: World) -
     assert found["store"]["database_bytes"] > 0
     assert found["store"]["free_disk_bytes"] > 0
     assert found["retention"]["keep_seconds"] == world.gateway.settings.keep_seconds
+    assert found["retention"]["keep_failed_seconds"] == world.gateway.settings.keep_seconds
     assert found["draining"] is False
     assert found["version"]
 

@@ -43,6 +43,26 @@ def gateway(engine: Engine, tmp_path: Path) -> Iterator[Gateway]:
     gateway.kill()
 
 
+def test_a_file_larger_than_the_engine_takes_fails_one_job_and_is_refused_after(
+    tmp_path: Path,
+) -> None:
+    engine = Engine(tmp_path / "engine", "--no-work", "--max-upload-size", "0.02")
+    engine.start()
+    gateway = Gateway(tmp_path / "gateway", engine.url)
+    gateway.start()
+    try:
+        failed = gateway.ended(dance(gateway, "first"))
+        assert failed["error"]["type"] == "bad-media"
+        assert "--max-upload-size" in failed["error"]["detail"]
+        again = HTTP.post(f"{gateway.url}/v1/jobs/{failed['id']}/rerun", json={})
+        assert (again.status_code, again.json()["code"]) == (413, "payload-too-large")
+        assert "20,971" in again.json()["detail"]
+        assert [error["pointer"] for error in again.json()["errors"]] == ["/overrides"]
+    finally:
+        gateway.kill()
+        engine.kill()
+
+
 def losses(gateway: Gateway, job_id: str) -> list[str]:
     return [event["data"]["loss"] for event in gateway.events(job_id) if "loss" in event["data"]]
 

@@ -15,7 +15,7 @@ from tests.livekit import FILES, Cutter, Live, live
 
 @pytest.fixture(scope="session")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    with live(tmp_path_factory.mktemp("client")) as running:
+    with live(tmp_path_factory.mktemp("client"), GATEWAY_ALLOW_HOSTS="127.0.0.1") as running:
         yield running
 
 

@@ -10,15 +10,16 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
 from app.comfy.files import EngineFiles
 from app.database import Database
 from app.jobs import queue
 from app.jobs.feed import Feed
-from app.jobs.janitor import Janitor, Retention
+from app.jobs.janitor import Janitor, Retention, oldest_finished
 from app.jobs.queue import NewArtifact, Usage
-from app.jobs.states import Caps, Loss, Status
+from app.jobs.states import TERMINAL, Caps, Loss, Status
 from app.jobs.supply import waiting_jobs
 from app.jobs.tables import Attempt, Job
 from app.media.limits import MediaLimits
@@ -177,6 +178,49 @@ async def test_old_jobs_go_with_their_bytes_and_unfinished_ones_never(house: Hou
     assert set(await house.jobs()) == {waiting, young}
     assert old not in await house.jobs()
     assert await house.blobs() == 1
+
+
+async def test_each_status_is_kept_as_long_as_it_says(
+    db: Database, clock: Clock, tmp_path: Path
+) -> None:
+    kept = {"failed": timedelta(days=3), "canceled": timedelta(hours=1)}
+    house = House(db, clock, tmp_path, keep_by_status=kept)
+    succeeded, waiting, canceled = (
+        await house.finished(),
+        await house.queued(),
+        await house.queued(),
+    )
+    failed = await house.queued(max_queue_seconds=0)
+    await house.db.write(lambda s: queue.cancel(s, canceled, now=clock()))
+    await house.janitor.expire()
+    await house.janitor.sweep()
+    assert set(await house.jobs()) == {succeeded, failed, waiting, canceled}
+    for hours, gone in ((2, canceled), (24, succeeded), (48, failed)):
+        clock.advance(hours * 3600)
+        assert gone in await house.jobs()
+        await house.janitor.sweep()
+        assert gone not in await house.jobs()
+    assert set(await house.jobs()) == {waiting}
+
+
+@pytest.mark.sqlite_only
+async def test_the_oldest_finished_are_found_in_an_index(db: Database, clock: Clock) -> None:
+    asked: list[tuple[str, tuple[object, ...]]] = []
+
+    def look(session: Session) -> list[list[str]]:
+        connection = session.connection()
+        sa.event.listen(connection, "before_cursor_execute", lambda *call: asked.append(call[2:4]))
+        oldest_finished(session, before={str(status): clock() for status in TERMINAL})
+        return [
+            [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", values)]
+            for text, values in tuple(asked)
+        ]
+
+    plans = await db.read(look)
+    assert len(plans) == len(TERMINAL)
+    for plan in plans:
+        assert len(plan) == 1, "it is sorted"
+        assert "INDEX ix_job_ended (status=? AND finished_at" in plan[0]
 
 
 @pytest.mark.sqlite_only

@@ -10,8 +10,9 @@ import sqlalchemy as sa
 from sqlmodel import Session
 
 from app.database import Database
+from app.errors import InvalidRequest
 from app.jobs import pages, queue
-from app.jobs.pages import Filter, Order, Place, newest, waiting
+from app.jobs.pages import Filter, Order, Place, make_cursor, newest, waiting
 from app.jobs.queue import FailureNote, NewJob
 from app.jobs.states import Status
 from app.wire import Job
@@ -165,3 +166,13 @@ async def test_a_page_is_read_in_the_order_of_an_index(
     for plan in await db.read(plans):
         assert f"INDEX {index}" in plan[0], plan
         assert not any("TEMP B-TREE" in step for step in plan), plan
+
+
+@pytest.mark.sqlite_only
+@pytest.mark.parametrize("priority", [True, 0.5, 1.0, "1", None, 101])
+async def test_a_forged_place_in_the_queue_is_no_cursor(db: Database, priority: Any) -> None:
+    cursor = make_cursor(Place("019f0000-0000-7000-8000-000000000000", priority))
+    if priority is None:
+        cursor = make_cursor(Place("019f0000-0000-7000-8000-000000000000"))
+    with pytest.raises(InvalidRequest):
+        await db.read(lambda s: pages.page(s, Filter(), limit=1, cursor=cursor, order="queue"))

@@ -50,6 +50,26 @@ def test_no_header_raises(header: str) -> None:
     assert found is None or Trace.parse(found.header()) == found
 
 
+@pytest.mark.parametrize(
+    ("state", "kept"),
+    [
+        ("rojo=00f067aa0ba902b7,congo=t61rcWkgMzE", True),
+        (None, False),
+        ("", False),
+        ("a=" + "x" * 511, False),
+        ("a=\u00e9", False),
+    ],
+)
+def test_what_others_added_is_handed_on_unless_it_is_too_long(
+    state: str | None, *, kept: bool
+) -> None:
+    trace = Trace.parse(GOOD, state)
+    assert trace is not None
+    expected = {"traceparent": GOOD, **({"tracestate": state} if kept else {})}
+    assert trace.headers() == expected
+    assert trace.child().state == trace.state
+
+
 def test_new_traces_are_valid_and_differ() -> None:
     one, other = Trace.new(), Trace.new()
     assert Trace.parse(one.header()) == one
