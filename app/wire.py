@@ -130,12 +130,17 @@ MetadataValue = Annotated[str, StringConstraints(max_length=512)]
 MOST_LABELS = 16
 
 
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**53)]
+
+
 class JobRequest(Asked):
     """`POST /v1/jobs`: what to run, and how it is to be treated.
 
     Attributes:
         workflow: Name of an installed workflow, as `GET /v1/workflows` lists them.
         request: The workflow's own typed request.
+        seeds: One job for each, all of one `batch_id`; the first one is the answer. In place of
+            the request's own `seed`.
         priority: Higher runs first; jobs of the same priority run in the order of arrival.
         metadata: The caller's own labels, echoed and searchable.
         webhook: Where to send signed events.
@@ -145,6 +150,7 @@ class JobRequest(Asked):
 
     workflow: Annotated[str, StringConstraints(max_length=64)] = "steadydancer"
     request: dict[str, JsonValue]
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=2, max_length=16)] | None = None
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
     metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=MOST_LABELS)] = {}
     webhook: WebhookRequest | None = None

@@ -17,6 +17,7 @@ from typing import Any
 
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
+from uuid_utils import compat as uuids
 
 from app import wire
 from app.access.limits import Limiter
@@ -32,6 +33,7 @@ from app.errors import (
 )
 from app.gpu.estimate import Estimator
 from app.jobs import queue, views
+from app.jobs.batch import check_seeds, each_request
 from app.jobs.inputs import JobInputs, use_uploads
 from app.jobs.pace import expected_seconds
 from app.jobs.pricing import Pricing, ahead, must_be_taken
@@ -135,15 +137,22 @@ class Submission:
             media = await self._inputs.take(
                 workflow, asked.request, caller=caller, attached=attached
             )
-            resolved = workflow.resolve(asked.request, media, seed=self._random_seed())
-            self._pricing.must_fit(workflow, resolved)
-            new = self._new(asked, workflow, resolved, media, caller, idempotency)
-            new = replace(new, trace=trace)
+            first, *others = [
+                workflow.resolve(request, media, seed=self._random_seed())
+                for request in each_request(asked)
+            ]
+            self._pricing.must_fit(workflow, first)
+            new = self._new(asked, workflow, first, media, caller, idempotency)
+            new = replace(new, trace=trace, batch_id=str(uuids.uuid7()) if others else None)
             takes = self._pricing.upload_limit()
 
             def store(session: Session) -> Submitted:
-                must_be_taken(session, new.inputs, resolved, limit_bytes=takes)
-                return self._store(session, new, caller)
+                must_be_taken(session, new.inputs, first, limit_bytes=takes)
+                submitted = self._store(session, new, caller)
+                for other in others if not submitted.replayed else ():
+                    again = replace(new, request=other.request, idempotency=None)
+                    self._store(session, again, caller)
+                return submitted
 
             try:
                 submitted = await self._db.write(store)
@@ -218,6 +227,7 @@ class Submission:
             lambda: self._only_media(workflow, attached),
             lambda: workflow.media_refs(asked.request, attached=attached),
             lambda: workflow.resolve(asked.request, {}, seed=0),
+            lambda: check_seeds(asked, workflow),
             lambda: self._bounded(asked),
         )
         faults: list[FieldError] = []
@@ -370,7 +380,9 @@ class Submission:
 def fingerprint(asked: wire.JobRequest, attached: Mapping[str, wire.Upload]) -> str:
     """What makes two requests the same: their canonical JSON and the content of their files."""
     files = {name: upload.sha256 for name, upload in attached.items()}
-    text = json.dumps([asked.model_dump(mode="json"), files], sort_keys=True, separators=(",", ":"))
+    # What was not asked for is left out, so that a field more changes no earlier request's.
+    said = asked.model_dump(mode="json", exclude=None if asked.seeds else {"seeds"})
+    text = json.dumps([said, files], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -68,6 +68,40 @@ async def test_one_form_with_the_files_does_everything(world: World) -> None:
     assert (found["kind"], found["bytes"]) == ("video", len(world.dance))
 
 
+async def test_seeds_give_one_job_each_under_one_batch_id(world: World) -> None:
+    request = {**await world.media(), "prompt": "a dancer"}
+    body = {"request": request, "seeds": [7, 11, 2**53 - 1]}
+    headers = {"Idempotency-Key": "three-seeds"}
+    first = (await world.http.post("/v1/jobs", json=body, headers=headers)).json()
+    again = await world.http.post("/v1/jobs", json=body, headers=headers)
+    assert (again.json()["id"], again.headers["idempotent-replayed"]) == (first["id"], "true")
+    assert first["request"]["seed"] == 7
+    listed = (await world.http.get("/v1/jobs", params={"batch_id": first["batch_id"]})).json()
+    assert [job["request"]["seed"] for job in listed["jobs"]] == [2**53 - 1, 11, 7]
+    rerun = (await world.http.post(f"/v1/jobs/{first['id']}/rerun", json={})).json()
+    assert (rerun["request"]["seed"], rerun["batch_id"]) == (7, None)
+
+
+@pytest.mark.parametrize(
+    ("workflow", "request_", "seeds"),
+    [
+        ("steadydancer", {"prompt": "x"}, [1, 1]),
+        ("steadydancer", {"prompt": "x", "seed": 3}, [1, 2]),
+        ("steadydancer", {"prompt": "x"}, [1]),
+        ("steadydancer", {"prompt": "x"}, [1, 2**53]),
+        ("smoke", {}, [1, 2]),
+    ],
+)
+async def test_seeds_that_contradict_are_refused(
+    world: World, workflow: str, request_: dict[str, Any], seeds: list[int]
+) -> None:
+    request = {**await world.media(), **request_}
+    body = {"workflow": workflow, "request": request, "seeds": seeds}
+    answer = await world.http.post("/v1/jobs", json=body)
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["errors"][0]["pointer"].startswith("/seeds")
+
+
 async def test_the_parts_of_a_form_may_come_in_any_order(world: World) -> None:
     answer = await world.http.post(
         "/v1/jobs",
