@@ -7,16 +7,11 @@ import os
 import random
 import shutil
 import signal
-import socket
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from importlib.metadata import version
-from ipaddress import ip_address
-from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import structlog
 
@@ -26,8 +21,8 @@ from app.access.limits import Limiter
 from app.access.scopes import Scope
 from app.api.services import HttpLimits, Services
 from app.backup import check
-from app.comfy import supervisor
-from app.comfy.client import ComfyClient, EngineError
+from app.children import engine_process, reverse_proxy
+from app.comfy.client import ComfyClient
 from app.comfy.files import EngineFiles
 from app.comfy.supervisor import Supervisor
 from app.database import Database
@@ -35,31 +30,40 @@ from app.errors import Misconfigured
 from app.gpu.card import Card
 from app.gpu.estimate import Estimator
 from app.gpu.monitor import GpuMonitor
-from app.gpu.nvml import NvmlCard, cards_of
 from app.instance import sole_instance
 from app.jobs import stager
 from app.jobs.collect import Collector
 from app.jobs.dispatcher import Dispatcher
 from app.jobs.engine import Engine
 from app.jobs.feed import Feed
-from app.jobs.follow import Patience
 from app.jobs.gate import Gate
 from app.jobs.janitor import Janitor, Retention
 from app.jobs.queue import Fence
 from app.jobs.recovery import release_orphans
 from app.jobs.runner import Runner
 from app.jobs.stager import Stager
-from app.jobs.states import Caps, Status
+from app.jobs.states import Caps
 from app.jobs.stations import LocalStations, Station, Stations
-from app.jobs.submission import Bounds, Submission
+from app.jobs.submission import Submission
 from app.jobs.supply import Supply, TableSupply
 from app.media.files import clear_spool
 from app.media.intake import Intake
-from app.media.limits import MediaLimits
 from app.media.prepare import Preparer
 from app.media.sandbox import Sandbox
 from app.media.store import BlobStore
 from app.outbound import Outbound
+from app.parts import (
+    VERSION,
+    bounds,
+    cards_of_engines,
+    is_loopback,
+    keep_by_status,
+    make_data_dir,
+    media_limits,
+    media_storage,
+    member,
+    patience,
+)
 from app.schema import upgrade
 from app.settings import Settings
 from app.telemetry import Metrics
@@ -67,16 +71,12 @@ from app.webhooks.delivery import Delivery
 from app.workflows.registry import load_workflows
 
 if TYPE_CHECKING:
-    from app.fleet.member import Member
     from app.jobs.overflow import Overflow
-    from app.media.objects import ObjectStorage
 
 log = structlog.get_logger(__name__)
 
 _CHECKED_AT_START = 64 * 1024 * 1024
 """Bytes up to which the whole database is read before the start: about a tenth of a second."""
-
-VERSION = version("steadydancer-gateway")
 
 
 def utc_now() -> datetime:
@@ -120,7 +120,7 @@ class Gateway:
         data = settings.data_dir
         self.spool = data / "spool"
         self.db = Database(settings.store_url)
-        self.member = _member(settings, self.db, worker=worker)
+        self.member = member(settings, self.db, worker=worker)
         self.now = now = now if self.member is None else self.member.clock
         self.is_worker = worker
         runs_jobs = self.member is None or worker
@@ -129,7 +129,7 @@ class Gateway:
         self.workflows = load_workflows(
             settings.workflows_dir, overrides=settings.workflow_overrides
         )
-        self.sandbox = Sandbox(limits=_media_limits(settings))
+        self.sandbox = Sandbox(limits=media_limits(settings))
         self.objects = media_storage(settings)
         self.store = BlobStore(
             self.db,
@@ -161,7 +161,7 @@ class Gateway:
             min_free_bytes=settings.min_free_bytes,
             uploads=timedelta(seconds=settings.upload_ttl_seconds),
             idempotency=timedelta(seconds=settings.idempotency_seconds),
-            keep_by_status=_keep_by_status(settings),
+            keep_by_status=keep_by_status(settings),
         )
         self.janitor = Janitor(
             db=self.db,
@@ -182,7 +182,7 @@ class Gateway:
             observe=self.metrics.webhook,
         )
         urls = settings.comfyui_urls if runs_jobs else ()
-        found = cards if cards is not None or not runs_jobs else _cards(settings)
+        found = cards if cards is not None or not runs_jobs else cards_of_engines(settings)
         self.stations = [
             self._station(number, url, found[number] if found else None)
             for number, url in enumerate(urls)
@@ -196,7 +196,7 @@ class Gateway:
         elif self.member is not None:
             self.engines = self.member.remote
         self.overflow = self._overflow()
-        self.proxy = self._proxy()
+        self.proxy = reverse_proxy(settings)
         self.authenticator = Authenticator(db=self.db, now=now)
         self.limiter = Limiter(
             requests_per_minute=settings.requests_per_minute,
@@ -212,7 +212,7 @@ class Gateway:
             limiter=self.limiter,
             check_url=self.outbound.check,
             free_bytes=self.free_bytes,
-            bounds=_bounds(settings),
+            bounds=bounds(settings),
             now=now,
         )
         self.stopping = asyncio.Event()
@@ -229,7 +229,9 @@ class Gateway:
             name=name,
             client=client,
             workflows=self.workflows,
-            supervisor=self._engine_process(number, url, client, card),
+            supervisor=engine_process(
+                settings, number, url, client=client, card=card, on_change=self._wake_all
+            ),
             on_change=self._wake_all,
             on_restart=self.metrics.engine_restarts.labels(name).inc,
         )
@@ -252,7 +254,7 @@ class Gateway:
                 stager=self.stager,
                 collector=self.collector,
                 feed=self.feed,
-                patience=_patience(settings),
+                patience=patience(settings),
                 caps=self.caps,
                 previews=True,
                 wake=wake,
@@ -279,41 +281,6 @@ class Gateway:
             now=self.now,
         )
         return Station(dispatcher, gate)
-
-    def _engine_process(
-        self, number: int, url: str, client: ComfyClient, card: Card | None
-    ) -> Supervisor | None:
-        settings = self.settings
-        if not settings.comfyui_command:
-            return None
-
-        async def answers() -> bool:
-            try:
-                await client.system_stats()
-            except EngineError:
-                return False
-            return True
-
-        where = urlsplit(url)
-        host, port = where.hostname or "127.0.0.1", where.port or 8188
-        words = {"host": host, "port": str(port)}
-        environ = supervisor.clean_environment()
-        if isinstance(card, NvmlCard):
-            environ["CUDA_VISIBLE_DEVICES"] = card.uuid
-        return Supervisor(
-            name=f"engine-{number}",
-            command=[_filled(word, words) for word in settings.comfyui_command],
-            directory=settings.data_dir / "engines",
-            is_healthy=answers,
-            address=(host, port),
-            environ=environ,
-            patience=supervisor.Patience(
-                start=settings.engine_start_seconds,
-                stop=settings.stop_seconds,
-                silent=settings.engine_silent_seconds,
-            ),
-            on_change=self._wake_all,
-        )
 
     def _overflow(self) -> Overflow | None:
         """The endpoint for bursts, where there is one."""
@@ -365,21 +332,6 @@ class Gateway:
             now=self.now,
         )
 
-    def _proxy(self) -> Supervisor | None:
-        command = self.settings.proxy_command
-        if not command:
-            return None
-
-        async def is_there() -> bool:
-            return True
-
-        return Supervisor(
-            name="proxy",
-            command=command,
-            directory=self.settings.data_dir / "engines",
-            is_healthy=is_there,
-        )
-
     def services(self) -> Services:
         """What the API needs of all this."""
         settings = self.settings
@@ -426,7 +378,7 @@ class Gateway:
     async def running(self) -> AsyncGenerator[None]:
         """Open everything, run every loop, and close in the order that loses nothing."""
         settings = self.settings
-        _make_data_dir(settings.data_dir)
+        make_data_dir(settings.data_dir)
         async with AsyncExitStack() as stack:
             stack.enter_context(sole_instance(settings.data_dir))
             clear_spool(self.spool)
@@ -573,118 +525,3 @@ class Gateway:
                 "the file system cannot hold SQLite's WAL; a rollback journal is used",
                 journal_mode=self.db.journal_mode,
             )
-
-
-def _make_data_dir(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Misconfigured(
-            f"The data directory {path} cannot be made: {error.strerror or error}. Name another "
-            "with GATEWAY_DATA_DIR."
-        ) from error
-
-
-def _cards(settings: Settings) -> Sequence[Card] | None:
-    if settings.admission == "off":
-        return None
-    return cards_of(settings.gpus, engines=len(settings.comfyui_urls), environ=os.environ)
-
-
-def _member(settings: Settings, db: Database, *, worker: bool) -> Member | None:
-    """This process's place among others; None where it is alone with its store."""
-    if not settings.is_shared:
-        if worker:
-            raise Misconfigured(
-                "A worker takes its jobs from a store that others share: set GATEWAY_DATABASE_URL "
-                "to a PostgreSQL database. `steadydancer serve` runs jobs by itself."
-            )
-        return None
-    from app.fleet.member import Member  # noqa: PLC0415 - its libraries are there only where asked
-
-    return Member(
-        db,
-        name=settings.worker_name or socket.gethostname(),
-        version=VERSION,
-        lease=timedelta(seconds=settings.worker_lease_seconds),
-        worker=worker,
-    )
-
-
-def media_storage(settings: Settings) -> ObjectStorage | None:
-    """The object storage that the settings name; where they name none, nothing is imported.
-
-    Raises:
-        Misconfigured: It cannot be used like this.
-    """
-    if settings.media_url is None:
-        return None
-    try:
-        from app.media.objects import ObjectStorage  # noqa: PLC0415 - an optional extra
-    except ImportError as error:
-        raise Misconfigured(
-            "GATEWAY_MEDIA_URL needs the extra `objects`: pip install steadydancer-gateway[objects]"
-        ) from error
-    secret = settings.media_secret_access_key
-    return ObjectStorage(
-        settings.media_url,
-        endpoint=settings.media_endpoint,
-        region=settings.media_region,
-        access_key_id=settings.media_access_key_id,
-        secret_access_key=None if secret is None else secret.get_secret_value(),
-    )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach what listens on the host."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _bounds(settings: Settings) -> Bounds:
-    return Bounds(
-        max_queued_jobs=settings.max_queued_jobs,
-        min_free_bytes=settings.min_free_bytes,
-        max_queue_seconds=settings.max_queue_seconds,
-        max_run_seconds=settings.max_run_seconds,
-    )
-
-
-def _keep_by_status(settings: Settings) -> dict[str, timedelta]:
-    asked = {
-        Status.SUCCEEDED: settings.keep_succeeded_seconds,
-        Status.FAILED: settings.keep_failed_seconds,
-        Status.CANCELED: settings.keep_canceled_seconds,
-    }
-    return {
-        status: timedelta(seconds=seconds)
-        for status, seconds in asked.items()
-        if seconds is not None
-    }
-
-
-def _patience(settings: Settings) -> Patience:
-    return Patience(
-        quiet=settings.quiet_seconds,
-        stall=settings.stall_seconds,
-        stall_loading=settings.stall_loading_seconds,
-        run=settings.max_run_seconds,
-        interrupt=settings.interrupt_seconds,
-    )
-
-
-def _media_limits(settings: Settings) -> MediaLimits:
-    return MediaLimits(
-        max_bytes=settings.max_upload_bytes,
-        max_image_pixels=settings.max_pixels,
-        max_duration_seconds=settings.max_video_seconds,
-        max_frames=settings.max_video_frames,
-    )
-
-
-def _filled(word: str, values: dict[str, str]) -> str:
-    for name, value in values.items():
-        word = word.replace(f"{{{name}}}", value)
-    return word

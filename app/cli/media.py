@@ -44,8 +44,9 @@ def move(
     Exit code 1 if a file is damaged; it stays where it was.
     """
     from app.cli.store import opened
-    from app.gateway import media_storage, utc_now
+    from app.gateway import utc_now
     from app.media.moving import Mover
+    from app.parts import media_storage
 
     settings = read_settings()
     storage = media_storage(settings)

@@ -16,8 +16,9 @@ from fastapi import FastAPI
 
 from app.api.connection import Connection
 from app.cli.output import ExitCode, Stop, note, say_line
-from app.gateway import Gateway, is_loopback
+from app.gateway import Gateway
 from app.main import create_app
+from app.parts import is_loopback
 from app.settings import Settings
 from app.telemetry import configure_logging
 

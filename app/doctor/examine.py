@@ -14,8 +14,8 @@ from app.database import Database
 from app.doctor import engine, machine, store
 from app.doctor.finding import Finding
 from app.doctor.machine import Holder
-from app.gateway import is_loopback
 from app.gpu.card import Card
+from app.parts import is_loopback
 from app.schema import revisions
 from app.settings import Settings
 from app.workflows.manifest import ManifestError
