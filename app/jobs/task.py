@@ -45,8 +45,10 @@ class Asked:
 
     @property
     def comment(self) -> str:
-        """What the mp4 says of itself. Never the prompt: that is the client's own."""
-        return f"seed {self.task.request['seed']}" if "seed" in self.task.request else ""
+        """What the mp4 says of itself. Not the prompt, which is the client's own, unless asked."""
+        request = self.task.request
+        seed = f"seed {request['seed']}" if "seed" in request else ""
+        return f"{seed}; {request['prompt']}" if request.get("prompt_in_video") else seed
 
 
 def load_task(session: Session, fence: Fence) -> Task | None:

@@ -78,6 +78,7 @@ def test_defaults_are_those_of_the_contract(dancer: Workflow) -> None:
         "face_points": "weak",
         "driving_video_is_pose": False,
         "keep_audio": True,
+        "prompt_in_video": False,
         "crf": 19,
     }
     assert resolved.warnings == ()
