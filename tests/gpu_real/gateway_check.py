@@ -281,8 +281,8 @@ def check_real_out_of_memory(directory: Path, card: Card, seen: Findings) -> Non
 
 
 def estimate(one: Gateway) -> dict[str, Any]:
-    """The need of the jobs that `submit` makes: two seconds of dance."""
-    request = {"prompt": "a person dancing", "frames": 29}
+    """The need of the jobs that `submit` makes: as many frames as one job takes at most."""
+    request = {"prompt": "a person dancing", "frames": 81}
     url = f"{one.url}/v1/workflows/steadydancer/estimate"
     return dict(httpx.post(url, json={"request": request}, timeout=10).json())
 
