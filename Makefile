@@ -60,7 +60,8 @@ format: .venv/.done ## Format the code
 	@$(RUN) ruff check --fix .
 	@$(RUN) ruff format .
 
-chaos: .venv/.done ## Kill gateway and engine at random moments: JOBS=200 SEED=...
+chaos: .venv/.done ## Kill gateway and engine at every commit, then at random moments: JOBS=200 SEED=...
+	@GATEWAY_TEST_ALL=1 $(RUN) pytest tests/chaos/test_crash_points.py
 	@$(RUN) python -m tests.chaos.campaign --jobs $(JOBS) $(if $(SEED),--seed $(SEED))
 
 fleet-chaos: .venv/.done ## The same to a fleet on PostgreSQL, its database too: JOBS=1000 WORKERS=4 SEED=...

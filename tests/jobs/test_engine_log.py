@@ -10,6 +10,7 @@ from typing import Any, cast
 from structlog.testing import capture_logs
 
 from app.comfy.client import ComfyClient
+from app.comfy.messages import Features
 from app.jobs.engine import Engine
 from app.workflows.registry import load_workflows
 
@@ -26,7 +27,10 @@ async def test_a_variant_without_its_files_is_logged_with_the_command_that_bring
     async def object_info() -> dict[str, Any]:
         return info
 
-    client = cast("ComfyClient", SimpleNamespace(object_info=object_info))
+    async def features() -> Features:
+        return Features()
+
+    client = cast("ComfyClient", SimpleNamespace(object_info=object_info, features=features))
     engine = Engine(name="0", client=client, workflows=workflows)
     with capture_logs() as logs:
         await engine._check_workflows()

@@ -191,7 +191,7 @@ class SharedMachine(Machine):
         assert all(count == 1 for _, count in connection.execute(waiting))
 
 
-@pytest.mark.parametrize(("machine", "examples"), [(Machine, 15), (SharedMachine, 2)])
+@pytest.mark.parametrize(("machine", "examples"), [(Machine, 10), (SharedMachine, 2)])
 def test_whatever_happens_the_invariants_hold(
     machine: type[Machine], examples: int, request: pytest.FixtureRequest
 ) -> None:

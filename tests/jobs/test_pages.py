@@ -96,6 +96,7 @@ def _wanted(job: dict[str, Any], which: Filter) -> bool:
     )
 
 
+@pytest.mark.sqlite_only
 async def test_the_pages_of_any_filter_give_each_job_once_and_newest_first(
     db: Database, clock: Clock
 ) -> None:
