@@ -79,7 +79,8 @@ async def readiness(services: Services) -> tuple[Check, ...]:
             detail="; ".join(
                 f"{engine.name}: {engine.state}" + (f" ({engine.detail})" if engine.detail else "")
                 for engine in engines
-            ),
+            )
+            or "no worker has reported",
         ),
         Check(
             name="workflows",
@@ -90,7 +91,7 @@ async def readiness(services: Services) -> tuple[Check, ...]:
         Check(
             name="gpu",
             ok=any(not one.reads_card or one.card_problem is None for one in engines),
-            detail="; ".join(one.card_verdict for one in engines),
+            detail="; ".join(one.card_verdict for one in engines) or "no worker has reported",
         ),
         Check(name="draining", ok=not draining, detail="draining" if draining else "no"),
     )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
+from app.api.health import readiness
 from app.gateway import Gateway
 from app.gpu.simulated import SimulatedCard
+from app.jobs.stations import LocalStations
 from app.settings import Settings
 from tests.apikit import World, opened
 
@@ -205,3 +208,10 @@ async def test_the_same_shape_with_twice_the_steps_takes_twice_as_long(world: Wo
             "/v1/workflows/steadydancer/estimate", json={"request": {**asked, "steps": steps}}
         )
         assert answer.json()["expected_seconds"] == expected
+
+
+async def test_a_fleet_without_workers_says_so(world: World) -> None:
+    alone = replace(world.gateway.services(), stations=LocalStations([]))
+    told = {check.name: check for check in await readiness(alone)}
+    for name in ("engine", "gpu"):
+        assert (told[name].ok, told[name].detail) == (False, "no worker has reported")
