@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -183,6 +183,33 @@ async def serving(
         yield World(gateway, app, http, photo, dance)
     server.should_exit = True
     await task
+
+
+async def drip(world: World, first: bytes, piece: bytes, *, every: float = 0.05) -> bytes:
+    """Send a piece now and then until the server ends the connection; return what it answered.
+
+    A plain socket, since what was answered is to be read though the next piece finds it closed.
+    """
+    loop = asyncio.get_running_loop()
+    answer = b""
+    with socket.socket() as connection:
+        connection.setblocking(False)
+        await loop.sock_connect(connection, (world.http.base_url.host, world.http.base_url.port))
+        await loop.sock_sendall(connection, first)
+
+        async def send() -> None:
+            with suppress(ConnectionError):
+                while True:
+                    await loop.sock_sendall(connection, piece)
+                    await asyncio.sleep(every)
+
+        sender = asyncio.create_task(send())
+        with suppress(ConnectionError):
+            while more := await loop.sock_recv(connection, 4096):
+                answer += more
+        sender.cancel()
+        await asyncio.wait({sender})
+    return answer
 
 
 async def until(true: Callable[[], bool | Awaitable[bool]], seconds: float = 60) -> None:

@@ -141,7 +141,6 @@ class BodyGuard:
                     408,
                     f"The body stood still for {self._idle_seconds:g} seconds, or came at less "
                     f"than {SLOWEST_BYTES} bytes a second.",
-                    headers={"Connection": "close"},
                 ) from None
             waited += clock() - begun
             received += len(message.get("body", b""))

@@ -62,6 +62,7 @@ class Engine:
         self._fault: str | None = None
         self._our_restarts: set[int] = set()
         self._faulted_lives: set[int] = set()
+        self._placed: dict[str, asyncio.Event] = {}
 
     @property
     def ready(self) -> bool:
@@ -89,23 +90,38 @@ class Engine:
         """The last lines of the engine's log, where the gateway owns the engine."""
         return self.supervisor.log_tail() if self.supervisor is not None else None
 
-    def fault(self, detail: str, *, life: int) -> bool:
+    def placed(self, attempt_id: str) -> None:
+        """Remember that the engine has got an attempt's prompt, behind those placed before it."""
+        self._placed[attempt_id] = asyncio.Event()
+
+    def ended(self, attempt_id: str) -> None:
+        """Forget an attempt: how its run ended is decided."""
+        if (event := self._placed.pop(attempt_id, None)) is not None:
+            event.set()
+
+    async def fault(self, detail: str, *, attempt_id: str, life: int) -> bool:
         """Latch a CUDA fault: nothing is run until the engine was restarted.
 
         Args:
             detail: What the engine said.
+            attempt_id: Whose run it ended.
             life: The engine's life in which it happened.
 
         Returns:
-            Whether it is the first of that life. After one, everything fails in the same way.
+            Whether the attempt is to blame: after the first fault of a life everything fails in
+            the same way. Which was the first is known once those that ran before have ended.
         """
-        if life in self._faulted_lives:
-            return False
-        self._faulted_lives.add(life)
-        if life == self.lives:
+        if life == self.lives and life not in self._faulted_lives:
             self._fault = detail
             self._set("unhealthy", detail)
             self._wake.set()
+        for other, event in list(self._placed.items()):
+            if other == attempt_id:
+                break
+            await event.wait()
+        if life in self._faulted_lives:
+            return False
+        self._faulted_lives.add(life)
         return True
 
     def recheck(self) -> None:

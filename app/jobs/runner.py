@@ -139,6 +139,7 @@ class Runner:
             await self._write(outcome)
         finally:
             self._release()
+            self.engine.ended(self.fence.attempt_id)
             self._feed.forget(self.fence.job_id)
 
     async def abandon(self) -> None:
@@ -303,6 +304,7 @@ class Runner:
 
     def _place(self) -> None:
         self.placed = True
+        self.engine.placed(self.fence.attempt_id)
         self._wake()
 
     async def _report(self, report: Report) -> None:
@@ -398,7 +400,8 @@ class Runner:
                 await self._gate.free()
             return Lost(Loss.OUT_OF_MEMORY, note, self._usage())
         if note.type == "cuda-fault":
-            if not self.engine.fault(note.detail, life=self._life):
+            attempt_id, life = self.fence.attempt_id, self._life
+            if not await self.engine.fault(note.detail, attempt_id=attempt_id, life=life):
                 # The GPU was faulted by the job before it: this one is not to blame.
                 return self._lost(Loss.STOPPED_BY_US, note.detail, wait_seconds=1)
             await self.engine.restart("CUDA fault")

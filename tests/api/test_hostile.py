@@ -19,7 +19,7 @@ import pytest
 import pytest_asyncio
 
 from app.settings import Settings
-from tests.apikit import World, opened, until
+from tests.apikit import World, drip, opened, until
 from tests.mediakit import image_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -228,18 +228,8 @@ async def test_a_head_that_does_not_come_is_not_waited_for(
     live: World, monkeypatch: pytest.MonkeyPatch, first: bytes, status: int
 ) -> None:
     monkeypatch.setattr("app.api.connection.HEAD_SECONDS", 0.3)
-    host, port = live.http.base_url.host, live.http.base_url.port
-    reader, writer = await asyncio.open_connection(host, port)
-    answer = b""
-    async with asyncio.timeout(5):
-        while not reader.at_eof():
-            with contextlib.suppress(ConnectionError):
-                writer.write(first[:1] and (first or b"a"))
-                first = b"a" if first else b""
-            with contextlib.suppress(TimeoutError, ConnectionError):
-                async with asyncio.timeout(0.05):
-                    answer += await reader.read(4096)
-    writer.close()
+    async with asyncio.timeout(30):
+        answer = await drip(live, first, first and b"a")
     assert statuses(answer) == ([status] if status else [])
 
 
@@ -247,18 +237,9 @@ async def test_the_rest_of_a_refused_body_is_not_read_for_ever(
     live: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.api.connection._REST_SECONDS", 0.2)
-    host, port = live.http.base_url.host, live.http.base_url.port
-    reader, writer = await asyncio.open_connection(host, port)
-    writer.write(b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n")
-    answer = b""
-    async with asyncio.timeout(5):
-        while not reader.at_eof():
-            with contextlib.suppress(ConnectionError):
-                writer.write(b"x")
-            with contextlib.suppress(TimeoutError, ConnectionError):
-                async with asyncio.timeout(0.05):
-                    answer += await reader.read(4096)
-    writer.close()
+    head = b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n"
+    async with asyncio.timeout(30):
+        answer = await drip(live, head, b"x")
     assert statuses(answer) == [404]
 
 

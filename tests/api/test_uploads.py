@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import tracemalloc
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ import pytest_asyncio
 
 from app.api.services import HttpLimits
 from app.settings import Settings
-from tests.apikit import World, opened, serving, until
+from tests.apikit import World, drip, opened, serving, until
 from tests.mediakit import image_bytes, make_video
 
 
@@ -177,37 +176,23 @@ async def test_a_client_that_goes_away_leaves_nothing(live: World) -> None:
     assert await live.count("blob") == before
 
 
-async def test_a_body_that_stands_still_is_given_up(
-    settings: Settings, photo: bytes, dance: bytes
+@pytest.mark.parametrize("piece", [b"", b"x"], ids=["stands still", "drips"])
+async def test_a_body_that_does_not_come_is_given_up(
+    settings: Settings,
+    photo: bytes,
+    dance: bytes,
+    piece: bytes,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("app.api.connection._REST_SECONDS", 0.2)
     limits = HttpLimits(body_idle_seconds=0.2)
     async with serving(settings, photo, dance, limits=limits) as world:
-        reader, writer = await send_some(world)
-        async with asyncio.timeout(25):
-            answer = await reader.read()
+        head = b"POST /v1/uploads HTTP/1.1\r\nHost: localhost\r\nContent-Length: 500000\r\n\r\n"
+        async with asyncio.timeout(30):
+            answer = await drip(world, head + b"x" * 1000, piece)
         assert b" 408 " in answer.partition(b"\r\n")[0]
         assert b"request-timeout" in answer
         assert not any(world.gateway.spool.iterdir())
-        writer.close()
-
-
-async def test_a_body_that_drips_is_given_up(
-    settings: Settings, photo: bytes, dance: bytes
-) -> None:
-    limits = HttpLimits(body_idle_seconds=0.2)
-    async with serving(settings, photo, dance, limits=limits) as world:
-        reader, writer = await send_some(world)
-        answer = b""
-        async with asyncio.timeout(10):
-            while not reader.at_eof():
-                with suppress(ConnectionError):
-                    writer.write(b"x")
-                with suppress(TimeoutError, ConnectionError):
-                    async with asyncio.timeout(0.05):
-                        answer += await reader.read(4096)
-        assert b" 408 " in answer.partition(b"\r\n")[0]
-        assert not any(world.gateway.spool.iterdir())
-        writer.close()
 
 
 async def test_uploads_belong_to_their_key(world: World) -> None:
