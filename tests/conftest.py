@@ -17,6 +17,7 @@ from app.database import Database
 from app.schema import upgrade
 from tests.postgres import Server, running_postgres
 from tests.spread import pytest_collection_modifyitems, pytest_xdist_make_scheduler
+from tests.template import MIGRATIONS, empty_store
 
 __all__ = ["pytest_collection_modifyitems", "pytest_xdist_make_scheduler"]  # pytest's hooks
 
@@ -31,8 +32,6 @@ os.environ["SSL_CERT_FILE"] = str(Path(__file__).with_name("root.pem"))
 # Which part of what is dealt out over the days is due: told to pytest-xdist's workers by the first
 # process, since they have to agree, also at midnight.
 os.environ.setdefault("GATEWAY_TEST_DAY", str(datetime.now(UTC).toordinal()))
-
-MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 
 
 class Clock:
@@ -54,13 +53,9 @@ def clock() -> Clock:
 
 
 @pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def migrated() -> Path:
     """An empty database at the newest schema, made once by the migrations."""
-    path = tmp_path_factory.mktemp("template") / "gateway.db"
-    database = Database(f"sqlite:///{path}")
-    upgrade(database.engine, MIGRATIONS)
-    database.close()
-    return path
+    return empty_store()
 
 
 @pytest.fixture(scope="session")

@@ -140,6 +140,7 @@ class Supervisor:
         self._started: int | None = None
         self._failures = 0
         self._restart: str | None = None
+        self._answered = float("-inf")
         self._wake = asyncio.Event()
         self._stopping = False
 
@@ -156,6 +157,13 @@ class Supervisor:
             return ""
         lines = text.splitlines()[-_TAIL_LINES:]
         return "\n".join(line[:_LINE_CHARACTERS] for line in lines)
+
+    def answered(self, generation: int) -> None:
+        """Take note that the child answers, which somebody else saw of this generation of it."""
+        if generation == self.generation and self._alive():
+            self._answered = asyncio.get_running_loop().time()
+            if self.state == "starting":
+                self._set("running", None)
 
     async def restart(self, reason: str) -> None:
         """Have the child replaced. Returns once the old one is gone."""
@@ -241,12 +249,12 @@ class Supervisor:
     async def _watch(self, began: float) -> None:
         """Return when the child is gone."""
         loop = asyncio.get_running_loop()
-        answered = looked = loop.time()
+        self._answered = looked = loop.time()
         while self._alive():
+            generation = self.generation
             if self.state == "starting":
                 if await self._is_healthy():
-                    answered = loop.time()
-                    self._set("running", None)
+                    self.answered(generation)
                 elif loop.time() - began > self._patience.start:
                     log.error("did not answer in time", child=self.name)
                     await self._kill()
@@ -256,8 +264,8 @@ class Supervisor:
                     await asyncio.to_thread(self._bound_log)
                     looked = loop.time()
                     if await self._is_healthy():
-                        answered = loop.time()
-                    elif loop.time() - answered > self._patience.silent:
+                        self.answered(generation)
+                    elif loop.time() - self._answered > self._patience.silent:
                         log.error("does not answer any more", child=self.name)
                         await self._kill()
                         return

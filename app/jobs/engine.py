@@ -187,6 +187,8 @@ class Engine:
             else:
                 self._set("unreachable", str(error))
             return
+        if supervised is not None:
+            supervised.answered(self._seen_generation)
         if self._fault is not None:
             self._set("unhealthy", self._fault)
             return

@@ -5,9 +5,8 @@ from __future__ import annotations
 import abc
 import json
 import os
+import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
@@ -17,11 +16,13 @@ from typing import Any
 import httpx
 
 from app.workflows.registry import load_workflows, standin_models
-from tests.chaos import launcher
+from tests import forked
 from tests.ports import free_port
+from tests.template import empty_store
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = ROOT / "docs" / "samples"
+CRASHING = "tests.chaos.launcher:crashing"
 SAMPLE_FILES = {"reference_image": "photo.jpg", "driving_video": "dance.mp4"}
 PATIENCE = 120.0
 """Seconds for what takes one or two, on a machine that does much else."""
@@ -33,10 +34,12 @@ HTTP = httpx.Client(verify=False, timeout=30, limits=httpx.Limits(max_keepalive_
 def until(condition: Callable[[], Any], *, what: str, seconds: float = PATIENCE) -> Any:
     """Wait for a condition and give its value; fail in words when it does not come."""
     deadline = time.monotonic() + seconds
+    pause = 0.01
     while time.monotonic() < deadline:
         if value := condition():
             return value
-        time.sleep(0.02)
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.1)  # a look over HTTP takes two processes some milliseconds
     raise AssertionError(f"not within {seconds:g} s: {what}")
 
 
@@ -48,25 +51,33 @@ def tail(log: Path) -> str:
 class Process(abc.ABC):
     """A child that can be killed and started again with the same arguments."""
 
+    log: Path
     pid: int | None = None
+    child: BaseProcess | None = None
 
     @abc.abstractmethod
     def start(self, **more: str) -> None: ...
 
-    @property
-    @abc.abstractmethod
-    def alive(self) -> bool: ...
-
     @abc.abstractmethod
     def answers(self) -> bool: ...
 
-    def _come_up(self, name: str, log: Path) -> None:
+    @property
+    def alive(self) -> bool:
+        return self.child is not None and self.child.is_alive()
+
+    def _run(self, program: str, *arguments: str, **environ: str) -> None:
+        self.child = forked.start(
+            program, arguments, environ={**os.environ, **environ}, log=self.log
+        )
+        self.pid = self.child.pid
+
+    def _come_up(self, name: str) -> None:
         """Wait until it answers or has ended; one that does neither is killed."""
         try:
             until(lambda: self.answers() or not self.alive, what=f"{name} answers")
         except AssertionError as error:
             self.kill()
-            raise AssertionError(f"{error}; its log ends: {tail(log)}") from None
+            raise AssertionError(f"{error}; its log ends: {tail(self.log)}") from None
 
     def signal(self, which: signal.Signals) -> None:
         if self.alive and self.pid is not None:
@@ -93,30 +104,16 @@ class Engine(Process):
         self.directory = directory
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.command = [sys.executable, "-m", "app.standin", "--port", str(self.port)]
         models = directory / "models.json"
         models.write_text(json.dumps(standin_models(load_workflows(ROOT / "workflows"))))
-        self.command += ["--directory", str(directory), "--models-from", str(models), *options]
+        self.arguments = ["--port", str(self.port), "--directory", str(directory)]
+        self.arguments += ["--models-from", str(models), *options]
         self.log = directory / "standin.log"
-        self.child: subprocess.Popen[bytes] | None = None
 
     def start(self, **more: str) -> None:
-        with self.log.open("ab") as output:
-            self.child = subprocess.Popen(
-                self.command,
-                cwd=ROOT,
-                stdout=output,
-                stderr=output,
-                env={**os.environ, **more},
-                start_new_session=True,
-            )
-        self.pid = self.child.pid
-        self._come_up("the stand-in", self.log)
+        self._run(forked.STANDIN, *self.arguments, **more)
+        self._come_up("the stand-in")
         assert self.alive, f"the stand-in ended: {tail(self.log)}"
-
-    @property
-    def alive(self) -> bool:
-        return self.child is not None and self.child.poll() is None
 
     def answers(self) -> bool:
         try:
@@ -128,6 +125,10 @@ class Engine(Process):
         body = {"mode": mode, **how}
         HTTP.post(f"{self.url}/standin/misbehave", json=body).raise_for_status()
 
+    def behave(self) -> None:
+        """End every fault, also a run that hangs: it goes on where it stands."""
+        HTTP.post(f"{self.url}/standin/behave").raise_for_status()
+
     def stats(self) -> dict[str, Any]:
         return dict(HTTP.get(f"{self.url}/standin/stats").json())
 
@@ -137,12 +138,13 @@ class Gateway(Process):
 
     def __init__(self, directory: Path, engine_url: str, **settings: str) -> None:
         directory.mkdir(parents=True, exist_ok=True)
+        if "GATEWAY_DATABASE_URL" not in settings and not (directory / "gateway.db").exists():
+            shutil.copy(empty_store(), directory / "gateway.db")
         self.directory = directory
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = directory / "gateway.log"
         self.log.touch()
-        self.child: BaseProcess | None = None
         self.environ = {
             "GATEWAY_PORT": str(self.port),
             "GATEWAY_DATA_DIR": str(directory),
@@ -154,19 +156,15 @@ class Gateway(Process):
         }
 
     def start(self, **more: str) -> None:
-        self.child = launcher.start({**self.environ, **more}, str(self.log))
-        self.pid = self.child.pid
-        self._come_up("the gateway", self.log)
+        program = CRASHING if "CRASH_AFTER" in more else forked.STEADYDANCER
+        self._run(program, "serve", **{**self.environ, **more})
+        self._come_up("the gateway")
 
     def answers(self) -> bool:
         try:
             return HTTP.get(f"{self.url}/healthz").is_success
         except httpx.HTTPError:
             return False
-
-    @property
-    def alive(self) -> bool:
-        return self.child is not None and self.child.is_alive()
 
     def tail(self) -> str:
         return tail(self.log)
@@ -256,9 +254,11 @@ class Gateway(Process):
 
         def look() -> dict[str, Any] | None:
             try:
-                job = self.job(job_id)
+                answer = HTTP.get(f"{self.url}/v1/jobs/{job_id}", params={"wait": 5})
             except httpx.HTTPError:
                 return None
+            assert answer.status_code == 200, answer.text
+            job = dict(answer.json())
             return job if job["status"] in {"succeeded", "failed", "canceled"} else None
 
         found = until(look, seconds=seconds, what=f"job {job_id} ends; log: {self.tail()}")

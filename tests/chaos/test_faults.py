@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -18,25 +21,69 @@ HASTY = {**FAST, "GATEWAY_STALL_SECONDS": "5", "GATEWAY_STALL_LOADING_SECONDS": 
 """Longer than a slow machine keeps an honest engine from speaking."""
 
 
+@dataclass(frozen=True)
+class Pair:
+    """An engine and a gateway that one test after another may use: each leaves both idle."""
+
+    engine: Engine
+    gateway: Gateway
+
+
+def started_engine(directory: Path) -> Engine:
+    engine = Engine(directory, "--no-work", "--step-seconds", "0.1", "--probe-nodes")
+    engine.start()
+    return engine
+
+
+@contextmanager
+def started_pair(directory: Path, settings: Mapping[str, str]) -> Iterator[Pair]:
+    engine = started_engine(directory / "engine")
+    gateway = Gateway(directory / "gateway", engine.url, **settings)
+    gateway.start()
+    try:
+        yield Pair(engine, gateway)
+    finally:
+        gateway.kill()
+        engine.kill()
+
+
+@pytest.fixture(scope="session")
+def shared_pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    with started_pair(tmp_path_factory.mktemp("faults"), FAST) as pair:
+        yield pair
+
+
+@pytest.fixture(scope="session")
+def shared_hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    with started_pair(tmp_path_factory.mktemp("hasty"), HASTY) as pair:
+        yield pair
+
+
+@pytest.fixture
+def pair(shared_pair: Pair) -> Iterator[Pair]:
+    """Two that live on: for faults that end with the job."""
+    yield shared_pair
+    shared_pair.engine.behave()
+
+
+@pytest.fixture
+def hasty(shared_hasty: Pair) -> Iterator[Pair]:
+    """The same with a gateway that soon calls silence a stall."""
+    yield shared_hasty
+    shared_hasty.engine.behave()
+
+
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = Engine(tmp_path / "engine", "--no-work", "--step-seconds", "0.1", "--probe-nodes")
-    engine.start()
+    """The test's own."""
+    engine = started_engine(tmp_path / "engine")
     yield engine
     engine.kill()
 
 
 @pytest.fixture
-def hasty(engine: Engine, tmp_path: Path) -> Iterator[Gateway]:
-    """A gateway that soon calls silence a stall."""
-    gateway = Gateway(tmp_path / "hasty", engine.url, **HASTY)
-    gateway.start()
-    yield gateway
-    gateway.kill()
-
-
-@pytest.fixture
 def gateway(engine: Engine, tmp_path: Path) -> Iterator[Gateway]:
+    """The test's own."""
     gateway = Gateway(tmp_path / "gateway", engine.url, **FAST)
     gateway.start()
     yield gateway
@@ -68,7 +115,8 @@ def losses(gateway: Gateway, job_id: str) -> list[str]:
 
 
 def dance(gateway: Gateway, key: str, **more: Any) -> str:
-    job_id = gateway.submit(key, workflow="steadydancer", prompt="dancing", frames=5, **more)
+    unique = f"{key}-{uuid4()}"
+    job_id = gateway.submit(unique, workflow="steadydancer", prompt="dancing", frames=5, **more)
     assert job_id is not None
     return job_id
 
@@ -90,12 +138,17 @@ def cancel(gateway: Gateway, job_id: str) -> dict[str, Any]:
         ("reject", "graph-refused"),
         ("node_errors_200", "graph-refused"),
         ("raise", "execution-error"),
-        ("cuda_fault", "cuda-fault"),
     ],
 )
-def test_what_cannot_succeed_fails_once_and_says_why(
-    engine: Engine, gateway: Gateway, mode: str, kind: str
-) -> None:
+def test_what_cannot_succeed_fails_once_and_says_why(pair: Pair, mode: str, kind: str) -> None:
+    fails_once(pair.engine, pair.gateway, mode, kind)
+
+
+def test_a_cuda_fault_is_not_tried_again(engine: Engine, gateway: Gateway) -> None:
+    fails_once(engine, gateway, "cuda_fault", "cuda-fault")
+
+
+def fails_once(engine: Engine, gateway: Gateway, mode: str, kind: str) -> None:
     engine.misbehave(mode, times=1)
     job = gateway.ended(dance(gateway, mode))
     assert job["status"] == "failed"
@@ -112,52 +165,46 @@ def test_what_cannot_succeed_fails_once_and_says_why(
         ("hang", "engine-stalled"),
     ],
 )
-def test_what_may_succeed_is_tried_again_and_succeeds(
-    engine: Engine, hasty: Gateway, mode: str, loss: str
-) -> None:
-    engine.misbehave(mode, times=1)
-    job_id = dance(hasty, mode)
-    job = hasty.ended(job_id)
+def test_what_may_succeed_is_tried_again_and_succeeds(hasty: Pair, mode: str, loss: str) -> None:
+    hasty.engine.misbehave(mode, times=1)
+    job_id = dance(hasty.gateway, mode)
+    job = hasty.gateway.ended(job_id)
     assert job["status"] == "succeeded", job["error"]
-    assert losses(hasty, job_id) == [loss]
+    assert losses(hasty.gateway, job_id) == [loss]
     assert job["attempt"] == 2
-    assert hasty.video(job_id)
+    assert hasty.gateway.video(job_id)
 
 
 @pytest.mark.parametrize("mode", ["broken_file", "missing_file"])
-def test_a_run_without_a_whole_video_is_made_again(
-    engine: Engine, gateway: Gateway, mode: str
-) -> None:
-    engine.misbehave(mode, times=1)
-    job_id = gateway.submit(mode)
+def test_a_run_without_a_whole_video_is_made_again(pair: Pair, mode: str) -> None:
+    pair.engine.misbehave(mode, times=1)
+    job_id = pair.gateway.submit(f"{mode}-{uuid4()}")
     assert job_id is not None
-    job = gateway.ended(job_id)
+    job = pair.gateway.ended(job_id)
     assert job["status"] == "succeeded", job["error"]
-    assert losses(gateway, job_id) == ["output-missing"]
-    assert gateway.video(job_id)
+    assert losses(pair.gateway, job_id) == ["output-missing"]
+    assert pair.gateway.video(job_id)
 
 
-def test_a_prompt_that_the_engine_forgot_in_mid_run_is_run_again(
-    engine: Engine, gateway: Gateway
-) -> None:
-    job_id = long_dance(gateway, "forget")
-    until(lambda: gateway.job(job_id)["started_at"], what="it runs")
-    engine.misbehave("forget", times=1)
-    job = gateway.ended(job_id)
+def test_a_prompt_that_the_engine_forgot_in_mid_run_is_run_again(pair: Pair) -> None:
+    job_id = long_dance(pair.gateway, "forget")
+    until(lambda: pair.gateway.job(job_id)["started_at"], what="it runs")
+    pair.engine.misbehave("forget", times=1)
+    job = pair.gateway.ended(job_id)
     assert job["status"] == "succeeded", job["error"]
-    assert set(losses(gateway, job_id)) == {"engine-forgot"}
+    assert set(losses(pair.gateway, job_id)) == {"engine-forgot"}
 
 
 @pytest.mark.parametrize("mode", ["drop_socket", "silent_socket", "lose_answer"])
-def test_what_only_seems_wrong_costs_no_attempt(
-    engine: Engine, gateway: Gateway, mode: str
-) -> None:
-    engine.misbehave(mode, times=1)
-    job_id = dance(gateway, mode)
-    job = gateway.ended(job_id)
+def test_what_only_seems_wrong_costs_no_attempt(pair: Pair, mode: str) -> None:
+    before = pair.engine.stats()["prompts"]
+    pair.engine.misbehave(mode, times=1)
+    job_id = dance(pair.gateway, mode)
+    job = pair.gateway.ended(job_id)
     assert job["status"] == "succeeded", job["error"]
     assert job["attempt"] == 1
-    started = [prompt["started"] for prompt in engine.stats()["prompts"].values()]
+    prompts = pair.engine.stats()["prompts"]
+    started = [prompt["started"] for name, prompt in prompts.items() if name not in before]
     assert started == [1], "a lost answer was sent again blindly"
 
 
@@ -169,9 +216,9 @@ def test_what_only_seems_wrong_costs_no_attempt(
         ("hang", "engine-stalled", 2),
     ],
 )
-def test_a_loop_ends(engine: Engine, hasty: Gateway, mode: str, kind: str, attempts: int) -> None:
-    engine.misbehave(mode, times=50)
-    job = hasty.ended(dance(hasty, mode))
+def test_a_loop_ends(hasty: Pair, mode: str, kind: str, attempts: int) -> None:
+    hasty.engine.misbehave(mode, times=50)
+    job = hasty.gateway.ended(dance(hasty.gateway, mode))
     assert job["error"]["type"] == kind
     assert job["attempt"] == attempts
 
@@ -294,17 +341,18 @@ def test_the_metrics_tell_how_attempts_ended(engine: Engine, gateway: Gateway) -
     assert 'job_phase_duration_seconds_count{phase="sampling",workflow="steadydancer"}' in text
 
 
-def test_draining_starts_nothing_and_resuming_goes_on(engine: Engine, gateway: Gateway) -> None:
-    drain = HTTP.post(f"{gateway.url}/v1/system/drain")
+def test_draining_starts_nothing_and_resuming_goes_on(pair: Pair) -> None:
+    ran = _ran(pair.engine)
+    drain = HTTP.post(f"{pair.gateway.url}/v1/system/drain")
     assert drain.status_code == 200, drain.text
-    job_id = dance(gateway, "drained")
-    ready = HTTP.get(f"{gateway.url}/readyz")
+    job_id = dance(pair.gateway, "drained")
+    ready = HTTP.get(f"{pair.gateway.url}/readyz")
     assert ready.status_code == 503
     assert "drain" in ready.text
-    assert gateway.job(job_id)["status"] == "queued"
-    assert _ran(engine) == 0
-    HTTP.post(f"{gateway.url}/v1/system/resume").raise_for_status()
-    assert gateway.ended(job_id)["status"] == "succeeded"
+    assert pair.gateway.job(job_id)["status"] == "queued"
+    assert _ran(pair.engine) == ran
+    HTTP.post(f"{pair.gateway.url}/v1/system/resume").raise_for_status()
+    assert pair.gateway.ended(job_id)["status"] == "succeeded"
 
 
 def test_a_clean_stop_and_a_start_go_on_with_the_same_attempt(

@@ -78,7 +78,7 @@ class Kept:
         self.asked += self.supervisor.state == "running"
         async with httpx.AsyncClient(trust_env=False) as client:
             try:
-                return (await client.get(self.url, timeout=30)).status_code == 200
+                return (await client.get(self.url, timeout=2)).status_code == 200
             except httpx.HTTPError:
                 return False
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-from tests.chaos.processes import ROOT, Engine, Gateway, until
+from tests import forked
+from tests.chaos.processes import Engine, Gateway
 
 
 class Member(Gateway):
@@ -22,36 +20,18 @@ class Member(Gateway):
             "GATEWAY_REQUESTS_PER_MINUTE": "1000000",
         }
         super().__init__(directory, engine_url, **{**shared, **settings})
-        self.process: subprocess.Popen[bytes] | None = None
 
     def launch(self, **more: str) -> None:
         """Start without waiting for an answer."""
-        with self.log.open("ab") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "app.cli", self.command],
-                cwd=ROOT,
-                stdout=output,
-                stderr=output,
-                env={**os.environ, **self.environ, **more},
-                start_new_session=True,
-            )
-        self.pid = self.process.pid
+        self._run(forked.STEADYDANCER, self.command, **{**self.environ, **more})
 
     def start(self, **more: str) -> None:
         self.launch(**more)
         self.wait()
 
     def wait(self) -> None:
-        until(
-            lambda: self.answers() or not self.alive,
-            seconds=120,
-            what=f"the process answers; its log ends: {self.tail()}",
-        )
+        self._come_up("the process")
         assert self.alive, self.tail()
-
-    @property
-    def alive(self) -> bool:
-        return self.process is not None and self.process.poll() is None
 
 
 class Api(Member):

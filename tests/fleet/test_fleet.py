@@ -132,9 +132,9 @@ def test_a_worker_that_is_stopped_gives_its_job_away_uncounted(fleet: Fleet) -> 
 
 def test_a_job_that_kills_engines_stops(fleet: Fleet) -> None:
     engines = [worker.engine for worker in fleet.workers]
-    honest = [engine.command for engine in engines]
+    honest = [engine.arguments for engine in engines]
     for engine in engines:
-        engine.command = [*engine.command, "--misbehave", "die"]
+        engine.arguments = [*engine.arguments, "--misbehave", "die"]
         engine.kill()
         engine.start()
     job_id = str(fleet.a.submit("poison"))
@@ -151,8 +151,8 @@ def test_a_job_that_kills_engines_stops(fleet: Fleet) -> None:
         assert job["status"] == "failed"
         assert job["attempt"] == 2
     finally:
-        for engine, command in zip(engines, honest, strict=True):
-            engine.command = command
+        for engine, arguments in zip(engines, honest, strict=True):
+            engine.arguments = arguments
             engine.kill()
             engine.start()
 

@@ -36,8 +36,9 @@ from app.jobs.tables import Job
 from app.schema import revisions, upgrade
 from app.webhooks import claims, outbox
 from tests.clikit import Ended, invoke
-from tests.conftest import MIGRATIONS, Clock, empty
+from tests.conftest import Clock, empty
 from tests.postgres import Server
+from tests.template import MIGRATIONS
 
 GIB = 1024
 LEASE = timedelta(seconds=3)
