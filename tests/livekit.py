@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import socket
@@ -12,10 +11,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.cli.children import Child
 from app.client import GatewayClient
-from app.workflows.registry import load_workflows, standin_models
-from tests.chaos.processes import until
+from tests.chaos.processes import Engine, Gateway, until
 
 ROOT = Path(__file__).resolve().parents[1]
 PHOTO = ROOT / "docs" / "samples" / "photo.jpg"
@@ -45,37 +42,18 @@ def environment(**more: str) -> dict[str, str]:
 @contextmanager
 def live(directory: Path, *, step_seconds: float = 0.02, **settings: str) -> Iterator[Live]:
     """Start both, give them when a job could run, stop both."""
-    models = directory / "models.json"
-    models.write_text(json.dumps(standin_models(load_workflows(ROOT / "workflows"))))
-    engine = Child(
-        name="The stand-in",
-        arguments=[
-            *("-m", "app.standin", "--port", "0", "--version", "0.28.1"),
-            *("--directory", str(directory / "comfyui"), "--models-from", str(models)),
-            *("--step-seconds", str(step_seconds)),
-        ],
-        log=directory / "stand-in.log",
-        environ=environment(),
-    )
-    with engine:
-        engine_url = engine.announced(seconds=120)
-        gateway = Child(
-            name="The gateway",
-            arguments=["-m", "app.cli", "serve", "--port", "0", "--announce"],
-            log=directory / "gateway.log",
-            environ=environment(
-                GATEWAY_DATA_DIR=str(directory / "gateway"),
-                GATEWAY_COMFYUI_URLS=engine_url,
-                GATEWAY_ADMISSION="off",
-                GATEWAY_MIN_FREE_BYTES="0",
-                **settings,
-            ),
-        )
-        with gateway:
-            url = gateway.announced(seconds=120)
-            with GatewayClient(url) as client:
-                until(lambda: client.ready().ready, what="the gateway is ready")
-            yield Live(url, engine_url, directory / "gateway")
+    engine = Engine(directory / "comfyui", "--step-seconds", str(step_seconds))
+    gateway = Gateway(directory / "gateway", engine.url, **settings)
+    try:
+        engine.start()
+        gateway.start()
+        with GatewayClient(gateway.url) as client:
+            until(lambda: client.ready().ready, what="the gateway is ready")
+        yield Live(gateway.url, engine.url, gateway.directory)
+        gateway.stop()
+    finally:
+        gateway.kill()
+        engine.kill()
 
 
 class Cutter:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 
+from tests import forked
 from tests.clikit import Ended, invoke
 from tests.livekit import Live, environment, live
 
@@ -65,13 +65,6 @@ def alone(command_with: Callable[..., Command], tmp_path: Path) -> Command:
 
 def as_process(folder: Path, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
     """The command as a process of its own, for what only that can show."""
-    return subprocess.run(
-        [sys.executable, "-m", "app.cli", *words],
-        cwd=folder,
-        env=environment(COLUMNS="120", **environ),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
+    return forked.run(
+        forked.STEADYDANCER, words, environ=environment(COLUMNS="120", **environ), folder=folder
     )

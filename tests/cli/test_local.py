@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import select
+import os
 import signal
 import socket
 import subprocess
@@ -18,7 +18,8 @@ import pytest
 
 from app.client import GatewayClient, JobRequest, Retry
 from app.workflows.registry import load_workflows
-from tests.chaos.processes import PATIENCE, until
+from tests import forked
+from tests.chaos.processes import until
 from tests.cli.conftest import Command, as_process
 from tests.livekit import FILES, ROOT, environment
 
@@ -110,42 +111,39 @@ class Serving:
     """`steadydancer serve` in front of an engine that is not there."""
 
     def __init__(self, folder: Path, *words: str, **environ: str) -> None:
-        self.log = folder / "serve.log"
-        with self.log.open("w") as stderr:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "app.cli", "serve", *words],
-                cwd=folder,
-                env=environment(
-                    GATEWAY_DATA_DIR=str(folder / "data"),
-                    GATEWAY_ADMISSION="off",
-                    GATEWAY_COMFYUI_URLS="http://127.0.0.1:9",
-                    GATEWAY_MIN_FREE_BYTES="0",
-                    **environ,
-                ),
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                text=True,
-            )
+        self.log, self.out = folder / "serve.log", folder / "serve.out"
+        self.process = forked.start(
+            forked.STEADYDANCER,
+            ["serve", *words],
+            environ=environment(
+                GATEWAY_DATA_DIR=str(folder / "data"),
+                GATEWAY_ADMISSION="off",
+                GATEWAY_COMFYUI_URLS="http://127.0.0.1:9",
+                GATEWAY_MIN_FREE_BYTES="0",
+                **environ,
+            ),
+            log=self.log,
+            out=self.out,
+            folder=folder,
+        )
 
     def announced(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        assert select.select([self.process.stdout], [], [], PATIENCE)[0], self.log.read_text()
-        line = self.process.stdout.readline()
-        assert line, self.log.read_text()
-        return dict(json.loads(line))
+        def line() -> str:
+            assert self.process.is_alive(), self.log.read_text()
+            return self.out.read_text() if self.out.exists() else ""
 
-    def end(self, which: signal.Signals = signal.SIGTERM) -> int:
-        self.process.send_signal(which)
-        try:
-            return self.process.wait(120)
-        finally:
-            self.close()
+        return dict(json.loads(until(lambda: line().endswith("\n") and line(), what="its line")))
+
+    def end(self, which: signal.Signals = signal.SIGTERM) -> int | None:
+        assert self.process.pid is not None
+        os.kill(self.process.pid, which)
+        self.process.join(120)
+        self.close()
+        return self.process.exitcode
 
     def close(self) -> None:
         self.process.kill()
-        self.process.wait()
-        if self.process.stdout is not None:
-            self.process.stdout.close()
+        self.process.join()
 
 
 def _open_calls(url: str) -> float:

@@ -22,7 +22,13 @@ from app.workflows.registry import load_workflows, standin_models
 from tests.dashboard.servers import NOBODY, ROOT, Engine, Gateway, running
 from tests.fullstore import fill
 
-CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
+CHROMIUM = Path(
+    os.environ.get("CHROMIUM")
+    or shutil.which("chromium-headless-shell")
+    or shutil.which("chromium")
+    or "/usr/bin/chromium-headless-shell"
+)
+"""The shell without windows draws the same pages with two thirds of the time."""
 FLAGS = [
     "--headless",
     "--no-sandbox",
@@ -44,7 +50,9 @@ expect.set_options(timeout=TIMEOUT_MS)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if CHROMIUM.exists() or os.environ.get("GATEWAY_TEST_NO_SKIP") == "1":
         return
-    skip = pytest.mark.skip(reason=f"no Chromium at {CHROMIUM}: apt-get install chromium")
+    skip = pytest.mark.skip(
+        reason=f"no Chromium at {CHROMIUM}: apt-get install chromium-headless-shell"
+    )
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(skip)

@@ -12,6 +12,7 @@ from pathlib import Path
 import av
 import pytest
 
+from tests.clikit import invoke
 from tests.docker.programs import program
 from tests.livekit import DANCE, PHOTO, ROOT, Live, environment, live
 
@@ -79,20 +80,15 @@ def test_the_python_does_it(gateway: Live, folder: Path) -> None:
     run([sys.executable, "-c", code.replace('{"prompt": "a person is dancing"}', SHORT)], folder)
 
 
-def test_the_commands_that_it_names_exist() -> None:
+def test_the_commands_that_it_names_exist(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     named = {
         line.split()[1]
         for block in blocks("bash")
         for line in block.splitlines()
         if line.startswith("steadydancer ")
     }
-    told = subprocess.run(
-        [sys.executable, "-m", "app.cli", "--help"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-        env=environment(),
-    ).stdout
+    told = invoke(monkeypatch, capsys, "--help", environment={"COLUMNS": "120"}).stdout
     assert named
     assert all(f"│ {name} " in told for name in named)

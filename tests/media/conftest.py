@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from app.database import Database
 from app.media.limits import MediaLimits
@@ -26,8 +27,9 @@ def spool(tmp_path: Path) -> Path:
     return directory
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def sandbox() -> AsyncIterator[Sandbox]:
+    """One nursery for the module: each file still has a child of its own."""
     box = Sandbox(limits=MediaLimits())
     yield box
     await box.aclose()

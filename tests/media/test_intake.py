@@ -36,6 +36,8 @@ from app.wire import Base64Ref, UploadRef, UrlRef
 from tests import mediakit
 from tests.conftest import Clock
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 PNG = mediakit.image_bytes()
 
 
@@ -269,7 +271,7 @@ async def test_uploads_go_when_unused_and_nothing_refers_to_them(
     assert await db.read(rows) == (2, 2)
 
 
-def test_what_a_killed_gateway_left_in_the_spool_is_cleared(tmp_path: Path) -> None:
+async def test_what_a_killed_gateway_left_in_the_spool_is_cleared(tmp_path: Path) -> None:
     directory = tmp_path / "new" / "spool"
     assert clear_spool(directory) == 0
     (directory / "left.mp4").write_bytes(b"x")

@@ -14,6 +14,8 @@ from app.media.sandbox import Sandbox
 from app.wire import MediaFacts
 from tests import mediakit
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 SECRET = '{"prompt": "a secret", "path": "/home/somebody"}'
 
 

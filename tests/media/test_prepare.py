@@ -23,6 +23,8 @@ from app.media.tables import Blob, PreparedMedia
 from tests import mediakit
 from tests.conftest import Clock
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 WHOLE = VideoPlan(fps=24)
 
 

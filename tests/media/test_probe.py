@@ -15,6 +15,8 @@ from app.media.probe import probe
 from app.media.sandbox import Sandbox
 from tests import mediakit
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 
 @pytest.mark.parametrize(
     ("name", "codec", "media_type", "called"),
