@@ -145,7 +145,7 @@ def test_an_engine_that_is_deaf_to_an_interrupt_is_restarted(owner: Owner) -> No
 
 
 def test_an_idle_engine_that_answers_no_more_is_replaced(tmp_path: Path) -> None:
-    owner = Owner(tmp_path, GATEWAY_ENGINE_SILENT_SECONDS="5")
+    owner = Owner(tmp_path, GATEWAY_ENGINE_SILENT_SECONDS="5", GATEWAY_STOP_SECONDS="1")
     owner.start()
     until(owner.ready, what="the engine is ready")
     pid = owner.engine_pid

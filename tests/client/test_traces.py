@@ -56,7 +56,7 @@ async def test_the_trace_of_a_call_is_in_the_webhooks_and_log_lines_of_its_job(
         assert found is not None
         assert found.trace_id == OTHER.trace_id, "a rerun belongs to the call that asked for it"
 
-    log = gateway.data_dir.parent / "gateway.log"
+    log = gateway.data_dir / "gateway.log"
     jobs = {first.json()["id"]: TRACE.trace_id, second.json()["id"]: OTHER.trace_id}
 
     def lines() -> list[dict[str, str]]:
