@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -143,7 +144,9 @@ class Saver:
         if not made.exists():
             made.parent.mkdir(parents=True, exist_ok=True)
             blank = clips.plain(clip.width, clip.height, clip.count, 0x204060)
-            video.encode(blank, made, rate=rate)
+            unfinished = made.with_name(f"{os.getpid()}-{shape}")
+            video.encode(blank, unfinished, rate=rate)
+            unfinished.replace(made)  # whole or not at all, though the process is killed
         return made
 
 

@@ -47,13 +47,13 @@ def started_pair(directory: Path, settings: Mapping[str, str]) -> Iterator[Pair]
         engine.kill()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shared_pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     with started_pair(tmp_path_factory.mktemp("faults"), FAST) as pair:
         yield pair
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shared_hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     with started_pair(tmp_path_factory.mktemp("hasty"), HASTY) as pair:
         yield pair

@@ -21,7 +21,7 @@ class Command(Protocol):
     def __call__(self, *words: str, stdin: str = "") -> Ended: ...
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     with live(tmp_path_factory.mktemp("cli")) as running:
         yield running

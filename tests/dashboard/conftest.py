@@ -87,7 +87,7 @@ class Locked:
         return {"Authorization": f"Bearer {self.admin['key']}"}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     place = tmp_path_factory.mktemp("world")
     models = standin_models(load_workflows(ROOT / "workflows"))
@@ -107,7 +107,7 @@ def _with_unknown_node(workflows: Path) -> Path:
     return workflows
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Locked]:
     place = tmp_path_factory.mktemp("locked")
     engine = Engine(place / "engine", models={}, step_seconds=0.05)
@@ -123,7 +123,7 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Locked]:
         yield Locked(gateway, made.json())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """20,000 jobs, of which 1,000 wait for an engine that is dead."""
     place = tmp_path_factory.mktemp("full") / "gateway"
@@ -133,7 +133,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
         yield gateway
 
 
-@pytest_asyncio.fixture(loop_scope="session", scope="session")
+@pytest_asyncio.fixture(loop_scope="session", scope="package")
 async def browser() -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
         launched = await playwright.chromium.launch(
