@@ -13,13 +13,13 @@ from app.client import AsyncGatewayClient, GatewayClient, JobRequest, Retry
 from tests.livekit import FILES, Cutter, Live, live
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     with live(tmp_path_factory.mktemp("client"), GATEWAY_ALLOW_HOSTS="127.0.0.1") as running:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def finished(gateway: Live) -> wire.Job:
     """A job that succeeded, for tests that only look at it."""
     with GatewayClient(gateway.url) as client:

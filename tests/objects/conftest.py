@@ -16,7 +16,7 @@ from tests.objectkit import Bucket, new_bucket, s3_server
 __all__ = ["dance", "photo", "stocked", "template"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with s3_server(tmp_path_factory.mktemp("s3")) as url:
         yield url
