@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
@@ -18,7 +19,8 @@ from app.jobs.queue import NewArtifact
 from app.media.files import storing, unlink
 from app.media.output import Expected, finish_video
 from app.media.sandbox import Sandbox
-from app.media.store import BlobStore
+from app.media.store import BlobStore, StoredBlob
+from app.wire import MediaFacts
 from app.workflows.values import Expectation
 from app.workflows.workflow import Workflow
 
@@ -152,32 +154,22 @@ class Collector:
                 sandbox=self._sandbox,
                 spool=self._spool,
             ) as finished:
-                blob = await self._store.put_file(finished.video, media_type="video/mp4")
-                facts = finished.facts
-                made = [
+                video = self._store.put_file(finished.video, media_type="video/mp4")
+                if name != VIDEO:
+                    return [_video(name, await video, finished.facts)]
+                poster = self._store.put_file(finished.poster, media_type="image/jpeg")
+                # At the same moment, so that they share a commit.
+                made, drawn = await asyncio.gather(video, poster)
+                return [
+                    _video(name, made, finished.facts),
                     NewArtifact(
-                        name,
-                        blob.id,
-                        "video/mp4",
-                        facts.width,
-                        facts.height,
-                        facts.frames,
-                        facts.fps,
-                        facts.duration_seconds,
-                    )
+                        "poster",
+                        drawn.id,
+                        "image/jpeg",
+                        finished.poster_width,
+                        finished.poster_height,
+                    ),
                 ]
-                if name == VIDEO:
-                    poster = await self._store.put_file(finished.poster, media_type="image/jpeg")
-                    made.append(
-                        NewArtifact(
-                            "poster",
-                            poster.id,
-                            "image/jpeg",
-                            finished.poster_width,
-                            finished.poster_height,
-                        )
-                    )
-                return made
         finally:
             await unlink(path)
 
@@ -192,6 +184,19 @@ class Collector:
                         await target.write(piece)
         except FileNotFoundError as error:
             raise OutputUnusable("The engine names a video that it does not have.") from error
+
+
+def _video(name: str, blob: StoredBlob, facts: MediaFacts) -> NewArtifact:
+    return NewArtifact(
+        name,
+        blob.id,
+        "video/mp4",
+        facts.width,
+        facts.height,
+        facts.frames,
+        facts.fps,
+        facts.duration_seconds,
+    )
 
 
 def _expected(name: str, expects: Expectation) -> Expected:

@@ -353,8 +353,8 @@ class Runner:
             # It began and ended between two looks; that it ran is still a fact about the job.
             await self._note(lambda session: queue.start(session, self.fence, now=self._now()))
         if entry.outcome == "success":
-            await self._report(Report(phase="storing"))
-            return await self._stored(entry, asked)
+            report = self._report(Report(phase="storing"))
+            return (await asyncio.gather(self._stored(entry, asked), report))[0]
         if entry.outcome == "interrupted":
             if self.cancel.is_set():
                 return Stopped(self._usage())

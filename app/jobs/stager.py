@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from contextlib import aclosing
 
@@ -90,21 +91,28 @@ class Stager:
             StorageFull: No room to prepare.
         """
         blobs = await self._db.read(lambda session: input_blobs(session, job_id))
+        staged = await asyncio.gather(
+            *(self._one(blob_id, plans[field], client) for field, blob_id in blobs.items()),
+            return_exceptions=True,  # so that nothing is still on its way when this ends
+        )
         names: dict[str, str] = {}
-        for field, blob_id in blobs.items():
-            prepared = await self._preparer.prepare(blob_id, _plan(plans[field]))
-            there = OutputFile(prepared.filename, SUBFOLDER, "input")
-            if await client.exists(there):
-                names[field] = f"{SUBFOLDER}/{prepared.filename}"
-                continue
-            async with aclosing(self._store.read(prepared.blob.id)) as pieces:
-                names[field] = await client.upload(
-                    prepared.filename,
-                    pieces,
-                    size_bytes=prepared.blob.size,
-                    subfolder=SUBFOLDER,
-                )
+        for field, name in zip(blobs, staged, strict=True):
+            if isinstance(name, BaseException):
+                raise name
+            names[field] = name
         return names
+
+    async def _one(self, blob_id: int, plan: MediaPlan, client: ComfyClient) -> str:
+        prepared = await self._preparer.prepare(blob_id, _plan(plan))
+        if await client.exists(OutputFile(prepared.filename, SUBFOLDER, "input")):
+            return f"{SUBFOLDER}/{prepared.filename}"
+        async with aclosing(self._store.read(prepared.blob.id)) as pieces:
+            return await client.upload(
+                prepared.filename,
+                pieces,
+                size_bytes=prepared.blob.size,
+                subfolder=SUBFOLDER,
+            )
 
 
 def _plan(plan: MediaPlan) -> Plan:
