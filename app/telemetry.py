@@ -265,6 +265,10 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_LOOKS = frozenset({"GET", "HEAD"})
+_SLOW_SECONDS = 1.0
+"""A look that was answered well, and sooner than this, is logged at the level `debug` only."""
+
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 _UNMATCHED = "unmatched"
 
@@ -284,6 +288,7 @@ class RequestTelemetry:
     def __init__(self, app: App, *, metrics: Metrics) -> None:
         self._app = app
         self._metrics = metrics
+        self._counted: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
         self._log = structlog.stdlib.get_logger("gateway.http")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -294,11 +299,7 @@ class RequestTelemetry:
         given = dict(scope["headers"])
         asked = given.get(b"x-request-id", b"").decode("latin-1")
         request_id = asked if _REQUEST_ID.fullmatch(asked) else str(uuid4())
-        states = [value for name, value in scope["headers"] if name == b"tracestate"]
-        caller = Trace.parse(
-            given.get(b"traceparent", b"").decode("latin-1"), b",".join(states).decode("latin-1")
-        )
-        trace = caller.child() if caller else Trace.new()
+        trace = _trace_of(scope, given.get(b"traceparent"))
         scope.setdefault("state", {})["trace"] = trace
         scope["state"]["request_id"] = request_id
         status = 0
@@ -328,9 +329,18 @@ class RequestTelemetry:
         route = getattr(scope.get("route"), "path", _UNMATCHED)
         method = scope["method"] if scope["method"] in _METHODS else "OTHER"
         # No status means that the client went away before there was an answer.
-        self._metrics.http.labels(route, method, str(status or 499)).inc()
-        self._metrics.http_seconds.labels(route, method).observe(seconds)
-        self._log.info(
+        key = (route, method, str(status or 499))
+        if (found := self._counted.get(key)) is None:
+            found = self._counted[key] = (
+                self._metrics.http.labels(*key),
+                self._metrics.http_seconds.labels(route, method),
+            )
+        counter, histogram = found
+        counter.inc()
+        histogram.observe(seconds)
+        # Dashboards and clients look many times a second, all night; the metrics count them.
+        looked = method in _LOOKS and 200 <= status < 400 and seconds < _SLOW_SECONDS
+        (self._log.debug if looked else self._log.info)(
             "request",
             method=method,
             route=route,
@@ -338,3 +348,13 @@ class RequestTelemetry:
             status=status or None,
             duration_seconds=round(seconds, 6),
         )
+
+
+def _trace_of(scope: Scope, traceparent: bytes | None) -> Trace:
+    """The place of a request in the caller's trace, or in a new one."""
+    if traceparent is not None:
+        states = [value for name, value in scope["headers"] if name == b"tracestate"]
+        state = b",".join(states).decode("latin-1")
+        if (caller := Trace.parse(traceparent.decode("latin-1"), state)) is not None:
+            return caller.child()
+    return Trace.new()

@@ -12,6 +12,7 @@ from fastapi import APIRouter, FastAPI, Response
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse, HTMLResponse
 from fastapi.routing import APIRoute
+from fastapi.telemetry import TelemetryConfig
 
 from app.api import (
     access,
@@ -52,6 +53,9 @@ _CORS_SHOWN = (
 )
 """What the page of a listed origin may send and read beyond what CORS always lets by."""
 
+_NO_SECOND_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
+"""FastAPI looks for an OpenTelemetry provider at each request; ours is `RequestTelemetry`."""
+
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
@@ -72,6 +76,7 @@ def make_api(services: Services, *, lifespan: Lifespan | None = None) -> FastAPI
         # The redirect's target would be the Host header's, and http where TLS ends before us: a
         # client that follows it sends its key in the clear.
         redirect_slashes=False,
+        telemetry=_NO_SECOND_TELEMETRY,
     )
     app.state.services = services
     app.state.doorman = _doorman(services)
@@ -131,6 +136,7 @@ def make_probes(services: Services, *, lifespan: Lifespan | None = None) -> Fast
         redoc_url=None,
         openapi_url=None,
         lifespan=lifespan,
+        telemetry=_NO_SECOND_TELEMETRY,
     )
     app.state.services = services
     app.state.doorman = _doorman(services)

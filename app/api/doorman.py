@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 from collections.abc import Collection
 from http.cookies import CookieError, SimpleCookie
@@ -126,15 +127,19 @@ def _local_name(request: Request) -> None:
     Raises:
         Forbidden: The call was made under another name than this machine's own.
     """
-    host = (urlsplit(f"//{request.headers.get('host', '')}").hostname or "").rstrip(".")
-    if host == "localhost" or host.endswith(".localhost"):
-        return
+    if not _is_local(request.headers.get("host", "")):
+        raise Forbidden(
+            "Without a key this gateway answers only under a name of its own machine, such as "
+            "127.0.0.1 or localhost. Make a key to call it under another."
+        )
+
+
+@functools.lru_cache(maxsize=64)
+def _is_local(host: str) -> bool:
     try:
-        if ipaddress.ip_address(host).is_loopback:
-            return
+        name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+        if name == "localhost" or name.endswith(".localhost"):
+            return True
+        return ipaddress.ip_address(name).is_loopback
     except ValueError:
-        pass
-    raise Forbidden(
-        "Without a key this gateway answers only under a name of its own machine, such as "
-        "127.0.0.1 or localhost. Make a key to call it under another."
-    )
+        return False

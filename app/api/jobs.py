@@ -175,9 +175,7 @@ async def cancel_job(caller: Submitter, job_id: JobId, services: TheServices) ->
             services.feed.publish(job_id)
         deadline = asyncio.get_running_loop().time() + _CANCEL_SECONDS
         while (left := deadline - asyncio.get_running_loop().time()) > 0:
-            seen = await services.db.read(
-                lambda session: glance(session, job_id, owner=owner), hot=True
-            )
+            seen = await glance(services.db, job_id, owner=owner)
             if seen.status != Status.RUNNING or services.stopping.is_set():
                 break
             await watcher.wait(min(left, 0.5))

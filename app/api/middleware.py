@@ -7,7 +7,7 @@ import math
 from collections.abc import Collection
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -26,6 +26,8 @@ SECURITY_HEADERS = {
 """On every answer; an endpoint that gives one of them itself is left as it is."""
 
 
+_SECURITY_PAIRS = [(name.encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
+
 SLOWEST_BYTES = 500
 """Bytes a second below which a body only seems to arrive."""
 
@@ -41,9 +43,10 @@ class SecurityHeaders:
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in SECURITY_HEADERS.items():
-                    headers.setdefault(name, value)
+                headers = message["headers"]
+                given = {name for name, _ in headers}
+                added = [pair for pair in _SECURITY_PAIRS if pair[0] not in given]
+                message = {**message, "headers": [*headers, *added]}
             await send(message)
 
         await self._app(scope, receive, with_headers)

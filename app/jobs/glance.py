@@ -8,13 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import sqlalchemy as sa
-from sqlmodel import Session
-
+from app.database import Database
 from app.errors import NotFound
 
-_LOOK = sa.text(
-    """
+_LOOK = """
     SELECT job.owner, job.status, job.version, CASE WHEN job.status = 'queued' THEN
         (SELECT count(*) FROM job AS other
           WHERE other.status = 'queued' AND other.priority > job.priority)
@@ -22,8 +19,7 @@ _LOOK = sa.text(
           WHERE other.status = 'queued' AND other.priority = job.priority AND other.id < job.id)
       END
     FROM job WHERE job.id = :id
-    """
-)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +31,18 @@ class Glance:
     queue_position: int | None
 
 
-def glance(session: Session, job_id: str, *, owner: str | None) -> Glance:
+async def glance(db: Database, job_id: str, *, owner: str | None) -> Glance:
     """Look at a job.
 
     Args:
-        session: The open transaction.
+        db: The store.
         job_id: The job.
         owner: Only a job of this key is found; None finds everybody's.
 
     Raises:
         NotFound: There is no such job, or it is somebody else's.
     """
-    row = session.connection().execute(_LOOK, {"id": job_id}).one_or_none()
+    row = await db.look(_LOOK, {"id": job_id})
     if row is None or (owner is not None and row[0] != owner):
         raise NotFound(f"There is no job {job_id!r}, or it belongs to another key.")
     return Glance(row[1], row[2], row[3])
