@@ -188,13 +188,20 @@ class Gateway(Process):
         max_queue_seconds: float | None = None,
         max_run_seconds: float | None = None,
         priority: int = 0,
+        caller: str | None = None,
         **request: Any,
     ) -> str | None:
-        """Submit with an idempotency key; None if the gateway died meanwhile."""
+        """Submit with an idempotency key, as a caller with an API key or as nobody.
+
+        Returns:
+            The job's id; None if the gateway died meanwhile.
+        """
         body: dict[str, Any] = {"workflow": workflow, "request": request, "priority": priority}
         limits = {"max_queue_seconds": max_queue_seconds, "max_run_seconds": max_run_seconds}
         body |= {name: value for name, value in limits.items() if value is not None}
         headers = {"Idempotency-Key": key}
+        if caller is not None:
+            headers["Authorization"] = f"Bearer {caller}"
         url = f"{self.url}/v1/jobs"
         try:
             if uploads is not None:

@@ -1,7 +1,7 @@
 """What a fleet costs its database: `python -m tests.fleet.measure`.
 
 Jobs without work go through 1, 2 and 4 workers on this machine; the database counts what they ask
-of it. From these costs a fleet of up to 1,000 pods is then reckoned. Every process shares this
+of it. From these costs fleets of up to 1,000 pods are then simulated. Every process shares this
 machine's cores, so that the throughput is this machine's; statements and commits are anybody's.
 """
 
@@ -22,12 +22,10 @@ from pathlib import Path
 from tests.chaos.campaign import CALM
 from tests.chaos.processes import until
 from tests.fleet.processes import Api, Worker
+from tests.fleet.simulation import Load, simulate
 from tests.postgres import Server, running_postgres
 
 IDLE_SECONDS = 10.0
-NOTIFYING_COMMITS = 1_000
-"""A second: commits that NOTIFY wait for one lock, one after the other. Taken, not measured: one
-commit a millisecond, as of a disk that syncs in about that."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,13 @@ class Counted:
 
 @dataclass(frozen=True)
 class Costs:
-    """What was measured with one number of workers."""
+    """What was measured with one number of workers.
+
+    Attributes:
+        commits_a_job: Without those of idle processes, as `statements_a_job`.
+        idle_commits: Of one process in a second, as `idle_statements`.
+        seconds_a_statement: While one job ran at a time: what waits for a core is in it else.
+    """
 
     workers: int
     jobs: int
@@ -117,7 +121,6 @@ def measure(directory: Path, server: Server, *, workers: int, jobs: int) -> Cost
         before = counted(server, database)
         time.sleep(IDLE_SECONDS)
         idle = counted(server, database)
-        worked = busy_seconds(server, database)
         began = time.monotonic()
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda n: api.submit(f"job-{n}", uploads=uploads), range(jobs)))
@@ -131,21 +134,25 @@ def measure(directory: Path, server: Server, *, workers: int, jobs: int) -> Cost
         until(ended, seconds=600, what="every job ends")
         seconds = time.monotonic() - began
         after = counted(server, database)
-        worked = busy_seconds(server, database) - worked
+        worked = busy_seconds(server, database)
         claims = latency(api, server, database, uploads)
-    statements = max(after.statements - idle.statements, 1)
+        worked = busy_seconds(server, database) - worked
+        alone = counted(server, database).statements - after.statements
     every_idle = (idle.commits - before.commits) / IDLE_SECONDS
     idle_statements = (idle.statements - before.statements) / IDLE_SECONDS
+    # What idle processes would have asked meanwhile is no part of the jobs.
+    statements = after.statements - idle.statements - idle_statements * seconds
+    commits = after.commits - idle.commits - every_idle * seconds
     return Costs(
         workers=workers,
         jobs=jobs,
         seconds=seconds,
         claims=claims,
-        commits_a_job=(after.commits - idle.commits) / jobs,
-        statements_a_job=statements / jobs,
+        commits_a_job=max(commits, 0) / jobs,
+        statements_a_job=max(statements, 0) / jobs,
         idle_commits=every_idle / (workers + 1),
         idle_statements=idle_statements / (workers + 1),
-        seconds_a_statement=worked / statements,
+        seconds_a_statement=worked / max(alone, 1),
     )
 
 
@@ -165,36 +172,33 @@ def latency(api: Api, server: Server, database: str, uploads: dict[str, str]) ->
     return [max(row[0], 0.0) for row in rows]
 
 
-def reckon(costs: Costs, *, run_seconds: float) -> list[str]:
-    """From the costs of one job and of one idle process to fleets: the database's share of a core.
+def notify_seconds(server: Server) -> float:
+    """How long a commit with NOTIFY holds up the others: eight connections commit all they can."""
+    database, seconds = server.create(), 4.0
 
-    Analytic: the database does a statement after the other on each core, and what NOTIFY commits
-    waits for one lock.
-    """
-    lines = []
-    for pods in (10, 100, 300, 1_000):
-        a_second = pods / run_seconds
-        statements = a_second * costs.statements_a_job + pods * costs.idle_statements
-        commits = a_second * costs.commits_a_job + pods * costs.idle_commits
-        cores = statements * costs.seconds_a_statement
-        lock = a_second * costs.commits_a_job / NOTIFYING_COMMITS
-        lines.append(
-            f"| {pods:,} | {a_second:.1f} | {statements:,.0f} | {commits:,.0f} | {cores:.2f} "
-            f"| {lock:.0%} | {11 * pods:,} |"
-        )
-    return lines
+    def commit(_number: int) -> int:
+        done, end = 0, time.monotonic() + seconds
+        with server.connect(database) as store:
+            while time.monotonic() < end:
+                store.execute("SELECT pg_notify('measured', '')")
+                done += 1
+        return done
+
+    with ThreadPoolExecutor(8) as pool:
+        return seconds / sum(pool.map(commit, range(8)))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--jobs", type=int, default=100)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--cores", type=int, default=8, help="of the simulated database")
     parser.add_argument("--run-seconds", type=float, nargs="+", default=[60.0, 10.0])
     wanted = parser.parse_args()
-    load = os.getloadavg()[0]
+    around = os.getloadavg()[0]
     print(
         f"{datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, {os.cpu_count()} cores,"
-        f" load {load:.1f}"
+        f" load {around:.1f}"
     )
     print(
         "| workers | jobs/s | claim p50 / p95 | statements / commits a job |"
@@ -207,12 +211,21 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 costs.append(measure(Path(folder), server, workers=workers, jobs=wanted.jobs))
             print(costs[-1].line(), flush=True)
-    print(f"a statement takes {costs[-1].seconds_a_statement * 1000:.3f} ms of the database")
+        a_commit = notify_seconds(server)
+    cost = min(one.seconds_a_statement for one in costs)
+    print(f"a statement takes {cost * 1000:.2f} ms, a commit with NOTIFY {a_commit * 1000:.2f} ms")
     for seconds in wanted.run_seconds:
-        print(f"\nJobs of {seconds:g} s:")
-        print("| pods | jobs/s | statements/s | commits/s | cores | NOTIFY lock | connections |")
+        load = Load(
+            job_seconds=costs[-1].statements_a_job * cost,
+            idle_seconds=costs[-1].idle_statements * cost,
+            lock_seconds=costs[-1].commits_a_job * a_commit,
+            run_seconds=seconds,
+        )
+        print(f"\nJobs of {seconds:g} s, a database of {wanted.cores} cores:")
+        print("| pods | jobs/s | of ideal | claim p50 / p95 | cores | lock | connections |")
         print("|---|---|---|---|---|---|---|")
-        print("\n".join(reckon(costs[-1], run_seconds=seconds)))
+        for pods in (10, 100, 300, 1_000):
+            print(simulate(load, pods=pods, cores=wanted.cores).line(pods), flush=True)
 
 
 if __name__ == "__main__":

@@ -171,6 +171,39 @@ def test_when_the_leader_dies_another_process_leads(fleet: Fleet) -> None:
     leader.start()
 
 
+def test_a_greedy_key_does_not_keep_another_waiting(fleet: Fleet) -> None:
+    def made(name: str, **by: str) -> dict[str, str]:
+        body = {"name": name, "scopes": ["submit", "read", "admin"]}
+        answer = HTTP.post(f"{fleet.a.url}/v1/keys", json=body, headers=by)
+        assert answer.status_code == 201, answer.text
+        return dict(answer.json())
+
+    greedy = made("greedy")
+    by_greedy = {"Authorization": f"Bearer {greedy['key']}"}
+    modest = made("modest", **by_greedy)
+    engines = [worker.engine for worker in fleet.workers]
+    for engine in engines:
+        engine.misbehave("hang", times=1)
+    try:
+        jobs = [
+            str(fleet.a.submit(f"greedy-{n}", caller=greedy["key"], frames=5)) for n in range(14)
+        ]
+        late = str(fleet.b.submit("modest", caller=modest["key"], frames=5))
+        for engine in engines:
+            engine.behave()
+
+        def claimed() -> list[str]:
+            query = "SELECT job_id FROM attempt WHERE job_id = ANY(%s) ORDER BY claimed_at"
+            with fleet.server.connect(fleet.database) as store:
+                return [row[0] for row in store.execute(query, [[*jobs, late]]).fetchall()]
+
+        order = until(lambda: len(claimed()) == 15 and claimed(), what="all were claimed")
+        assert order.index(late) <= 6, "of each worker's two in hand, and one more"
+    finally:
+        for key in (modest, greedy):
+            HTTP.delete(f"{fleet.a.url}/v1/keys/{key['id']}", headers=by_greedy)
+
+
 def test_random_faults_lose_nothing_and_double_nothing(server: Server, tmp_path: Path) -> None:
     seed = random.SystemRandom().randrange(10**6)
     print(f"seed {seed}")
