@@ -202,6 +202,7 @@ class Gateway:
             requests_per_minute=settings.requests_per_minute,
             upload_bytes_per_hour=settings.upload_bytes_per_hour,
             queued_jobs=settings.queued_jobs_per_key,
+            watchers=settings.watchers_per_key,
         )
         self.submission = Submission(
             db=self.db,

@@ -122,6 +122,9 @@ class Settings(BaseSettings):
     requests_per_minute: int = Field(6_000, ge=1, description="Rate limit of a key.")
     upload_bytes_per_hour: int = Field(50 * 1024**3, ge=1, description="Upload quota of a key.")
     queued_jobs_per_key: int = Field(1_000, ge=1, description="Queued jobs a key may have.")
+    watchers_per_key: int = Field(
+        200, ge=1, description="Event streams and long polls a key may have open."
+    )
     allow_hosts: Words = Field((), description="Private hosts that URLs may name all the same.")
     cors_origins: Words = Field((), description="Origins that browsers may call from.")
 

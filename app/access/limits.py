@@ -1,9 +1,12 @@
-"""How much a key may ask for: requests, bytes, queued jobs."""
+"""How much a key may ask for: requests, bytes, queued jobs, open streams."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from limits import RateLimitItem, RateLimitItemPerHour, RateLimitItemPerMinute
 from limits.storage import MemoryStorage
@@ -25,10 +28,16 @@ class Limiter:
         upload_bytes_per_hour: Estimated from two fixed windows, since a moving one would keep an
             entry for every byte.
         queued_jobs: Queued jobs a key may have at a time.
+        watchers: Event streams and long polls a key may have open at a time.
     """
 
     def __init__(
-        self, *, requests_per_minute: int, upload_bytes_per_hour: int, queued_jobs: int
+        self,
+        *,
+        requests_per_minute: int,
+        upload_bytes_per_hour: int,
+        queued_jobs: int,
+        watchers: int,
     ) -> None:
         storage = MemoryStorage()
         self._requests = MovingWindowRateLimiter(storage)
@@ -36,6 +45,8 @@ class Limiter:
         self._request_limit = RateLimitItemPerMinute(requests_per_minute, namespace="requests")
         self._byte_limit = RateLimitItemPerHour(upload_bytes_per_hour, namespace="bytes")
         self._queued_jobs = queued_jobs
+        self._watchers = watchers
+        self._watching: Counter[str] = Counter()
 
     def request(self, caller: Caller) -> None:
         """Count a request.
@@ -64,6 +75,33 @@ class Limiter:
             f"More than {self._byte_limit.amount:,} bytes uploaded in an hour with this key.",
             retry_after=_wait(self._bytes, self._byte_limit, caller.id),
         )
+
+    def may_watch(self, caller: Caller) -> None:
+        """Check the open streams and long polls before one more.
+
+        Raises:
+            RateLimited: The key has as many as it may.
+        """
+        if caller.id is not None and self._watching[caller.id] >= self._watchers:
+            raise RateLimited(
+                f"This key has {self._watchers:,} event streams and long polls open, and may have "
+                "no more. Close some, or look without `wait`.",
+                retry_after=5,
+            )
+
+    @contextmanager
+    def watching(self, caller: Caller) -> Iterator[None]:
+        """Count a stream or a long poll for as long as the block lasts."""
+        if caller.id is None:
+            yield
+            return
+        self._watching[caller.id] += 1
+        try:
+            yield
+        finally:
+            self._watching[caller.id] -= 1
+            if not self._watching[caller.id]:
+                del self._watching[caller.id]
 
     def queued(self, caller: Caller, queued_now: int) -> None:
         """Check the queue's quota before one more job.

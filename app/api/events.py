@@ -14,7 +14,7 @@ from sqlmodel import Session
 
 from app import errors, wire
 from app.access import scopes
-from app.access.scopes import seen_owner
+from app.access.scopes import Caller, seen_owner
 from app.api.answers import CALLER, refusals
 from app.api.deps import JobId, Reader, TheDoorman, TheServices
 from app.api.doorman import Doorman
@@ -86,6 +86,7 @@ async def stream_events(
 
     The stream ends, too, when the key that asked for it is revoked.
     """
+    services.limiter.may_watch(caller)
     after = int(last_event_id or 0)
     owner = seen_owner(caller)
     rows, ended = await services.db.read(lambda session: _read(session, job_id, owner, after))
@@ -93,7 +94,7 @@ async def stream_events(
         # EventSource reconnects for ever, unless it is told 204.
         return Response(status_code=204)
     return StreamingResponse(
-        _stream(services, job_id, after, partial(_may_read, doorman, request)),
+        _stream(services, caller, job_id, after, partial(_may_read, doorman, request)),
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         media_type="text/event-stream",
     )
@@ -122,13 +123,17 @@ def _read_on(session: Session, *, job_id: str, after: int) -> tuple[Sequence[wir
 
 
 async def _stream(
-    services: Services, job_id: str, after: int, may_read: Callable[[], Awaitable[bool]]
+    services: Services,
+    caller: Caller,
+    job_id: str,
+    after: int,
+    may_read: Callable[[], Awaitable[bool]],
 ) -> AsyncGenerator[bytes]:
     yield f"retry: {_RETRY_MILLISECONDS}\n\n".encode()
     pictures, silent = 0, 0.0
     heartbeat = services.limits.heartbeat_seconds
     pause = min(heartbeat, _LOOK_SECONDS)
-    with services.feed.watch(job_id) as watcher:
+    with services.limiter.watching(caller), services.feed.watch(job_id) as watcher:
         while await may_read():
             rows, ended = await services.db.read(partial(_read_on, job_id=job_id, after=after))
             for row in rows:

@@ -117,7 +117,9 @@ async def get_job(request: Request) -> Response:
     if request.scope["query_string"]:
         seconds = min(_seconds(request), services.limits.max_wait_seconds)
         if seconds:
-            await _wait(services, job_id, owner, seconds, known=known)
+            services.limiter.may_watch(caller)
+            with services.limiter.watching(caller):
+                await _wait(services, job_id, owner, seconds, known=known)
     texts = cast("JobTexts", request.app.state.job_texts)
     if known is not None or job_id in texts:
         seen = await glance(services.db, job_id, owner=owner)

@@ -15,7 +15,7 @@ B = Caller(id="b", name="b", scopes=frozenset({Scope.ADMIN}))
 
 
 def limiter() -> Limiter:
-    return Limiter(requests_per_minute=5, upload_bytes_per_hour=1000, queued_jobs=2)
+    return Limiter(requests_per_minute=5, upload_bytes_per_hour=1000, queued_jobs=2, watchers=2)
 
 
 class Time:
@@ -85,3 +85,16 @@ def test_the_loopback_caller_is_not_counted() -> None:
         limits.request(LOCAL)
         limits.upload(LOCAL, 10**9)
         limits.queued(LOCAL, 10**6)
+
+
+def test_open_streams_are_counted_per_key_and_given_back() -> None:
+    limits = limiter()
+    with limits.watching(A), limits.watching(LOCAL):
+        limits.may_watch(A)
+        with limits.watching(A):
+            with pytest.raises(RateLimited) as refused:
+                limits.may_watch(A)
+            assert refused.value.retry_after is not None
+            limits.may_watch(B)
+            limits.may_watch(LOCAL)
+        limits.may_watch(A)

@@ -27,7 +27,7 @@ NOBODY = "http://127.0.0.1:9"
 SMOKE = {"width": 64, "height": 64, "frames": 5}
 """The least that the stand-in is asked to make."""
 
-_IDLE_SECONDS = 2.0
+IDLE_SECONDS = 2.0
 """A connection that was idle for longer is not used again: the server ends it after five."""
 
 ENDED = {"succeeded", "failed", "canceled"}
@@ -170,7 +170,7 @@ class Served:
     ) -> tuple[int, dict[str, str], bytes]:
         """One call: status, headers in lowercase, body."""
         now = time.monotonic()
-        if self._connection is not None and now - self._used > _IDLE_SECONDS:
+        if self._connection is not None and now - self._used > IDLE_SECONDS:
             self._connection.close()
             self._connection = None
         if self._connection is None:

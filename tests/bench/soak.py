@@ -18,7 +18,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tests.bench.kit import Lab, Served, Sizes, rss_mib, smoke
+from tests.bench.kit import IDLE_SECONDS, Lab, Served, Sizes, rss_mib, smoke
 from tests.bench.table import number, percentile
 
 DASHBOARD = ("/v1/jobs?limit=50", "/v1/system", "/v1/jobs?status=running&limit=50")
@@ -173,16 +173,20 @@ class _Client:
 
     def __init__(self, url: str, failures: list[str]) -> None:
         self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+        self._used = time.monotonic()
         self._failures = failures
 
     def call(self, method: str, path: str, body: str | None = None) -> tuple[float, bytes | None]:
         """Seconds of a call and its answer's body; None where it failed, which is noted."""
+        if time.monotonic() - self._used > IDLE_SECONDS:
+            self._connection.close()  # the gateway closes what is idle; the next call opens it
         began = time.perf_counter()
         headers = {"Content-Type": "application/json"} if body else {}
         try:
             self._connection.request(method, path, body, headers)
             answer = self._connection.getresponse()
             text = answer.read()
+            self._used = time.monotonic()
         except (OSError, http.client.HTTPException) as error:
             self._failures.append(f"{method} {path}: {error!r}")
             return 0.0, None

@@ -193,6 +193,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=100)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--cores", type=int, default=8, help="of the simulated database")
+    parser.add_argument("--sync-ms", type=float, default=0.0, help="of its disk, for each commit")
     parser.add_argument("--run-seconds", type=float, nargs="+", default=[60.0, 10.0])
     wanted = parser.parse_args()
     around = os.getloadavg()[0]
@@ -211,7 +212,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 costs.append(measure(Path(folder), server, workers=workers, jobs=wanted.jobs))
             print(costs[-1].line(), flush=True)
-        a_commit = notify_seconds(server)
+        a_commit = notify_seconds(server) + wanted.sync_ms / 1000
     cost = min(one.seconds_a_statement for one in costs)
     print(f"a statement takes {cost * 1000:.2f} ms, a commit with NOTIFY {a_commit * 1000:.2f} ms")
     for seconds in wanted.run_seconds:

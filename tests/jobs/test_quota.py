@@ -23,7 +23,9 @@ def caller(name: str) -> Caller:
 
 
 def quota(*, total: int = 100, each: int = 100) -> QueueQuota:
-    limiter = Limiter(requests_per_minute=1000, upload_bytes_per_hour=1000, queued_jobs=each)
+    limiter = Limiter(
+        requests_per_minute=1000, upload_bytes_per_hour=1000, queued_jobs=each, watchers=1
+    )
     return QueueQuota(limiter=limiter, max_queued_jobs=total)
 
 
