@@ -20,7 +20,7 @@ from app.api.services import HttpLimits
 from app.jobs import queue
 from app.jobs.queue import Report
 from app.settings import Settings
-from tests.apikit import World, opened, serving
+from tests.apikit import World, opened, serving, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -210,6 +210,30 @@ async def test_a_stream_ends_with_the_key_that_asked_for_it(live: World) -> None
         assert [event.type async for event in still][-1] == "job.canceled"
     await live.gateway.db.write(lambda session: session.execute(sa.text("DELETE FROM api_key")))
     live.app.state.doorman.keys_changed()
+
+
+async def test_a_key_may_have_only_so_many_streams_open(
+    settings: Settings, photo: bytes, dance: bytes
+) -> None:
+    few = settings.model_copy(update={"watchers_per_key": 1})
+    async with serving(few, photo, dance) as world:
+        key = await world.key("submit", "read")
+        path = f"/v1/jobs/{(await world.job(headers=key))['id']}"
+
+        async def status_of(tail: str) -> int:
+            return (await world.http.get(f"{path}{tail}", headers=key)).status_code
+
+        async def is_free() -> bool:
+            return await status_of("?wait=0.01") == 200
+
+        async with world.http.stream("GET", f"{path}/events", headers=key) as answer:
+            assert (await anext(events_of(answer))).type == "job.queued"
+            refused = await world.http.get(f"{path}/events", headers=key)
+            assert (refused.status_code, refused.json()["code"]) == (429, "rate-limited")
+            assert int(refused.headers["retry-after"]) > 0
+            assert await status_of("?wait=5") == 429
+            assert await status_of("") == 200
+        await until(is_free)
 
 
 @pytest.mark.parametrize(
