@@ -33,7 +33,7 @@ def start(
     out: Path | None = None,
     folder: Path = ROOT,
 ) -> BaseProcess:
-    """Start a program; it ends with this process at the latest.
+    """Start a program; it is ended when this process ends in order.
 
     Args:
         program: `module:function`, a function that reads `sys.argv`.

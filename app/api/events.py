@@ -19,7 +19,7 @@ from app.api.answers import CALLER, refusals
 from app.api.deps import JobId, Reader, TheDoorman, TheServices
 from app.api.doorman import Doorman
 from app.api.services import Services
-from app.errors import Forbidden, Unauthorized
+from app.errors import Forbidden, RateLimited, Unauthorized
 from app.jobs import views
 from app.jobs.feed import Preview
 from app.jobs.states import TERMINAL
@@ -132,6 +132,10 @@ async def _stream(
     yield f"retry: {_RETRY_MILLISECONDS}\n\n".encode()
     pictures, silent = 0, 0.0
     heartbeat = services.limits.heartbeat_seconds
+    try:
+        services.limiter.may_watch(caller)  # again: many may have been let in at the same moment
+    except RateLimited:
+        return
     pause = min(heartbeat, _LOOK_SECONDS)
     with services.limiter.watching(caller), services.feed.watch(job_id) as watcher:
         while await may_read():

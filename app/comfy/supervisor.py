@@ -255,7 +255,7 @@ class Supervisor:
             if self.state == "starting":
                 if await self._is_healthy():
                     self.answered(generation)
-                elif loop.time() - began > self._patience.start:
+                elif loop.time() - self._answered > self._patience.start:
                     log.error("did not answer in time", child=self.name)
                     await self._kill()
                     return

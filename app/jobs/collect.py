@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
@@ -16,6 +15,7 @@ from app.comfy.client import ComfyClient
 from app.comfy.messages import HistoryEntry, OutputFile
 from app.errors import UnsupportedMedia
 from app.jobs.queue import NewArtifact
+from app.jobs.together import together
 from app.media.files import storing, unlink
 from app.media.output import Expected, finish_video
 from app.media.sandbox import Sandbox
@@ -158,8 +158,7 @@ class Collector:
                 if name != VIDEO:
                     return [_video(name, await video, finished.facts)]
                 poster = self._store.put_file(finished.poster, media_type="image/jpeg")
-                # At the same moment, so that they share a commit.
-                made, drawn = await asyncio.gather(video, poster)
+                made, drawn = await together(video, poster)  # they share a commit
                 return [
                     _video(name, made, finished.facts),
                     NewArtifact(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import datetime
 from typing import Any, Literal
 
 import structlog
@@ -62,7 +63,7 @@ class Engine:
         self._fault: str | None = None
         self._our_restarts: set[int] = set()
         self._faulted_lives: set[int] = set()
-        self._placed: dict[str, asyncio.Event] = {}
+        self._placed: dict[str, tuple[datetime, asyncio.Event]] = {}
 
     @property
     def ready(self) -> bool:
@@ -90,14 +91,14 @@ class Engine:
         """The last lines of the engine's log, where the gateway owns the engine."""
         return self.supervisor.log_tail() if self.supervisor is not None else None
 
-    def placed(self, attempt_id: str) -> None:
-        """Remember that the engine has got an attempt's prompt, behind those placed before it."""
-        self._placed[attempt_id] = asyncio.Event()
+    def placed(self, attempt_id: str, at: datetime) -> None:
+        """Remember that the engine was given an attempt's prompt then."""
+        self._placed[attempt_id] = (at, asyncio.Event())
 
     def ended(self, attempt_id: str) -> None:
-        """Forget an attempt: how its run ended is decided."""
-        if (event := self._placed.pop(attempt_id, None)) is not None:
-            event.set()
+        """Forget an attempt: how its run ended is known."""
+        if (placed := self._placed.pop(attempt_id, None)) is not None:
+            placed[1].set()
 
     async def fault(self, detail: str, *, attempt_id: str, life: int) -> bool:
         """Latch a CUDA fault: nothing is run until the engine was restarted.
@@ -115,10 +116,10 @@ class Engine:
             self._fault = detail
             self._set("unhealthy", detail)
             self._wake.set()
-        for other, event in list(self._placed.items()):
-            if other == attempt_id:
-                break
-            await event.wait()
+        mine = self._placed.get(attempt_id)
+        for at, event in list(self._placed.values()):
+            if mine is not None and at < mine[0]:
+                await event.wait()
         if life in self._faulted_lives:
             return False
         self._faulted_lives.add(life)
@@ -129,9 +130,17 @@ class Engine:
         self._checked_at = float("-inf")
         self._wake.set()
 
-    async def restart(self, reason: str) -> bool:
-        """Restart the engine if the gateway owns it; say whether it did."""
+    async def restart(self, reason: str, *, life: int | None = None) -> bool:
+        """Restart the engine if the gateway owns it; say whether it did.
+
+        Args:
+            reason: Why, for the log and whoever looks.
+            life: The engine's life that is to end; where that is over already, nothing is done.
+        """
         if self.supervisor is None:
+            return False
+        new = life != self.lives or self.supervisor.generation != self._seen_generation
+        if life is not None and new:
             return False
         self._our_restarts.add(self.lives)
         self._set("starting", reason)

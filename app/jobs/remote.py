@@ -149,7 +149,7 @@ class RemoteRunner:
     async def _send(self, task: Task) -> str | Outcome:
         """Hand the request over; gives the endpoint's id, or how that ended."""
         tools = self._tools
-        if task.submitted:
+        if task.submitting_at is not None:
             return self._lost(
                 Loss.FORGOTTEN,
                 "The gateway ended before the endpoint's answer was stored.",

@@ -199,8 +199,8 @@ class Runner:
 
     async def _attempt(self, task: Task, workflow: Workflow) -> Outcome:
         resolved = workflow.resolve(task.request, {}, seed=0)
-        if task.submitted:
-            self._place()
+        if task.submitting_at is not None:
+            self._place(task.submitting_at)
             graph = dict(task.graph or {})
         else:
             files = await self._stager.stage(
@@ -212,14 +212,14 @@ class Runner:
                 prefix=prefix_of(self.fence),
                 low_memory=task.low_memory,
             )
-        if self.cancel.is_set() and not task.submitted:
+        if self.cancel.is_set() and task.submitting_at is None:
             return Stopped()
         expected = await self._db.read(lambda s: expected_seconds(s, workflow, resolved))
         tracker = Tracker(workflow.shares(graph), self._now, expected)
         follower = self._follower(task, workflow.models_key, tracker)
         async with follower.listening():
             self._life = follower.sight.lives
-            if task.submitted:
+            if task.submitting_at is not None:
                 follower.doubt(_IN_FLIGHT_SECONDS)
             elif (refused := await self._submit(graph, follower)) is not None:
                 return refused
@@ -298,13 +298,13 @@ class Runner:
             self.engine.recheck()
             await self._leave_engine()  # a part of the graph may have been accepted
             return Failed(verdicts.of_refusal(refusal))
-        self._place()
+        self._place(self._now())
         await self._report(Report(phase="staged"))
         return None
 
-    def _place(self) -> None:
+    def _place(self, at: datetime) -> None:
         self.placed = True
-        self.engine.placed(self.fence.attempt_id)
+        self.engine.placed(self.fence.attempt_id, at)
         self._wake()
 
     async def _report(self, report: Report) -> None:
@@ -353,9 +353,14 @@ class Runner:
             # It began and ended between two looks; that it ran is still a fact about the job.
             await self._note(lambda session: queue.start(session, self.fence, now=self._now()))
         if entry.outcome == "success":
-            report = self._report(Report(phase="storing"))
-            return (await asyncio.gather(self._stored(entry, asked), report))[0]
+            self.engine.ended(self.fence.attempt_id)
+            report = asyncio.create_task(self._report(Report(phase="storing")))
+            try:
+                return await self._stored(entry, asked)
+            finally:
+                await report
         if entry.outcome == "interrupted":
+            self.engine.ended(self.fence.attempt_id)
             if self.cancel.is_set():
                 return Stopped(self._usage())
             note = FailureNote("interrupted", "The run was interrupted from outside the gateway.")
@@ -394,6 +399,8 @@ class Runner:
 
     async def _raised(self, error: messages.ExecutionError | None, task: Task) -> Outcome:
         note = verdicts.of_error(error)
+        if note.type != "cuda-fault":
+            self.engine.ended(self.fence.attempt_id)
         if note.type == "out-of-memory":
             await self._learn(task, oom=True)
             with suppress(EngineError):
@@ -404,7 +411,7 @@ class Runner:
             if not await self.engine.fault(note.detail, attempt_id=attempt_id, life=life):
                 # The GPU was faulted by the job before it: this one is not to blame.
                 return self._lost(Loss.STOPPED_BY_US, note.detail, wait_seconds=1)
-            await self.engine.restart("CUDA fault")
+            await self.engine.restart("CUDA fault", life=life)
         return Failed(note, self._usage())
 
     async def _gone(self, gone: Gone, asked: Asked) -> Outcome:

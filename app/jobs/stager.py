@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from contextlib import aclosing
 
@@ -13,6 +12,7 @@ from app.comfy.client import ComfyClient
 from app.comfy.messages import OutputFile
 from app.database import Database
 from app.jobs.tables import JobInput
+from app.jobs.together import together
 from app.media.prepare import ImagePlan, Plan, Preparer, VideoPlan
 from app.media.store import BlobStore
 from app.media.tables import Blob, PreparedMedia, Upload
@@ -91,16 +91,10 @@ class Stager:
             StorageFull: No room to prepare.
         """
         blobs = await self._db.read(lambda session: input_blobs(session, job_id))
-        staged = await asyncio.gather(
-            *(self._one(blob_id, plans[field], client) for field, blob_id in blobs.items()),
-            return_exceptions=True,  # so that nothing is still on its way when this ends
+        names = await together(
+            *(self._one(blob_id, plans[field], client) for field, blob_id in blobs.items())
         )
-        names: dict[str, str] = {}
-        for field, name in zip(blobs, staged, strict=True):
-            if isinstance(name, BaseException):
-                raise name
-            names[field] = name
-        return names
+        return dict(zip(blobs, names, strict=True))
 
     async def _one(self, blob_id: int, plan: MediaPlan, client: ComfyClient) -> str:
         prepared = await self._preparer.prepare(blob_id, _plan(plan))

@@ -27,7 +27,7 @@ class Task:
     low_memory: bool
     max_run_seconds: float | None
     queue_deadline: datetime | None
-    submitted: bool
+    submitting_at: datetime | None
     started_at: datetime | None
     cancel_requested: bool
     graph: Mapping[str, Any] | None
@@ -69,7 +69,7 @@ def load_task(session: Session, fence: Fence) -> Task | None:
         low_memory=attempt.low_memory,
         max_run_seconds=job.max_run_seconds,
         queue_deadline=job.queue_deadline,
-        submitted=attempt.submitting_at is not None,
+        submitting_at=attempt.submitting_at,
         started_at=attempt.started_at,
         cancel_requested=job.cancel_requested_at is not None,
         graph=attempt.graph,

@@ -235,6 +235,21 @@ async def test_a_key_may_have_only_so_many_streams_open(
             assert await status_of("") == 200
         await until(is_free)
 
+        opened, release = [], asyncio.Event()
+
+        async def burst(number: int) -> None:
+            async with world.http.stream("GET", f"{path}/events", headers=key) as answer:
+                async for _ in events_of(answer):
+                    opened.append(number)
+                    await release.wait()
+                    return
+
+        tasks = [asyncio.create_task(burst(number)) for number in range(6)]
+        await until(lambda: sum(task.done() for task in tasks) == 5)
+        await until(lambda: len(opened) == 1)
+        release.set()
+        await asyncio.gather(*tasks)
+
 
 @pytest.mark.parametrize(
     "path", ["/v1/jobs", "/v1/jobs/{id}", "/v1/system", "/v1/workflows", "/v1/uploads/{upload}"]

@@ -345,13 +345,15 @@ def test_draining_starts_nothing_and_resuming_goes_on(pair: Pair) -> None:
     ran = _ran(pair.engine)
     drain = HTTP.post(f"{pair.gateway.url}/v1/system/drain")
     assert drain.status_code == 200, drain.text
-    job_id = dance(pair.gateway, "drained")
-    ready = HTTP.get(f"{pair.gateway.url}/readyz")
-    assert ready.status_code == 503
-    assert "drain" in ready.text
-    assert pair.gateway.job(job_id)["status"] == "queued"
-    assert _ran(pair.engine) == ran
-    HTTP.post(f"{pair.gateway.url}/v1/system/resume").raise_for_status()
+    try:
+        job_id = dance(pair.gateway, "drained")
+        ready = HTTP.get(f"{pair.gateway.url}/readyz")
+        assert ready.status_code == 503
+        assert "drain" in ready.text
+        assert pair.gateway.job(job_id)["status"] == "queued"
+        assert _ran(pair.engine) == ran
+    finally:
+        HTTP.post(f"{pair.gateway.url}/v1/system/resume").raise_for_status()
     assert pair.gateway.ended(job_id)["status"] == "succeeded"
 
 
