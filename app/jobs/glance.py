@@ -1,7 +1,7 @@
 """The cheapest look at a job: one statement and no objects, for clients that poll.
 
-Measured on two cores: 75 us on the event loop, against 370 us through the mapped classes. It is
-the only reading of a job that does not go through them.
+It is the only reading of a job that goes through neither the mapped classes nor, on SQLite,
+SQLAlchemy: measured on two cores, the statement took 75 us in a session, and 370 with the classes.
 """
 
 from __future__ import annotations
